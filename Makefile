@@ -1,0 +1,45 @@
+# Python 3.11 or 3.12 and make are all that a machine must have; everything else goes into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test format proto lock clean
+
+PYTHON := $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && command -v $$p && break; done)
+BIN := .venv/bin
+
+help:  ## what can be done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed  ## make .venv with everything in it
+
+.venv/installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "pipeline-guard needs Python 3.11 or 3.12 on the PATH; found: $$(python3 --version 2>&1)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## run the whole way on embedded servers for a minute
+	$(BIN)/guard demo $(ARGS)
+
+check: install  ## lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+test: install  ## every test, on real embedded servers
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+format: install  ## format and fix what can be fixed
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+proto: install  ## write event_pb2.py after a change of event.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. models/records/event.proto
+
+lock:  ## resolve requirements.lock anew (needs uv)
+	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--extra embedded --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## remove what was made here
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,64 @@
+"""What a platform file must answer. Bytes in, records out; no I/O, no clock, and no knowledge of its siblings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from models.records.event import Event, PlatformName
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One delivery as it came: headers by lower-case name, the raw body, and the time it came (Unix seconds).
+
+    `path_secret` is what stood behind the source in the address, if anything did.
+    """
+
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    received_at: float
+    path_secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One active secret of a source and how it proves a delivery; two may be active while one is rotated."""
+
+    kind: Literal["signature", "token", "signing_token", "basic", "path"]
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalised:
+    """What a delivery says: events, or none with the reason for which it is knowingly ignored."""
+
+    events: Sequence[Event] = ()
+    ignored: str | None = None
+
+
+class Platform(ABC):
+    """All that we know of one CI platform."""
+
+    name: ClassVar[PlatformName]
+    secret_kinds: ClassVar[frozenset[str]]  # the kinds of Secret that can prove a delivery of this platform
+    content_types: ClassVar[frozenset[str]] = frozenset({"application/json"})
+
+    @abstractmethod
+    def verify(self, request: Request, secrets: Sequence[Secret]) -> int:
+        """Prove over the raw body that `request` comes from the source; return the index of the secret that did.
+
+        Raises:
+            BadSignature: missing, malformed or wrong; a stronger proof that is present but wrong is never made good
+                by a weaker one.
+        """
+
+    @abstractmethod
+    def events(self, request: Request, instance: str) -> Normalised:
+        """The events of an authentic delivery. `instance` is what the source is configured as.
+
+        Raises:
+            MalformedPayload: a field that the platform documents is missing or of the wrong form; it is named.
+        """

@@ -1,0 +1,375 @@
+"""Entries of one shard as columns: one Arrow row per event, and marks for all that is not an event.
+
+JSON, Protocol Buffers and packed entries decode to the same record batch. A bad entry never spoils its neighbours: a
+block that does not decode as a whole is decoded entry by entry, and what is wrong becomes a mark with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple, get_args
+
+import msgspec
+import numpy as np
+import ptars
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+
+from models.records import event_pb2
+from models.records.entry import HEADER_BYTES, Encoding, Kind, check, read_field
+from models.records.errors import InputError, MalformedPayload
+from models.records.event import Event, EventType, FailureContext, Metadata, Outcome, PlatformName
+
+_ARROW: Final = {
+    str: pa.string(),
+    int: pa.int64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us", "UTC"),
+    list: pa.list_(pa.string()),
+}
+MAX_ID_LENGTH: Final = 512  # characters of an id or name that becomes part of a key
+MAX_MICROSECONDS: Final = 253_402_300_799_999_999  # the end of the year 9999, as far as PostgreSQL and datetime agree
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401 - what msgspec.inspect hands out
+    kind = annotation
+    if isinstance(kind, msgspec.inspect.UnionType):
+        kind = next(t for t in kind.types if not isinstance(t, msgspec.inspect.NoneType))
+    names = {
+        msgspec.inspect.StrType: str,
+        msgspec.inspect.EnumType: str,
+        msgspec.inspect.LiteralType: str,
+        msgspec.inspect.IntType: int,
+        msgspec.inspect.BoolType: bool,
+        msgspec.inspect.DateTimeType: datetime,
+        msgspec.inspect.ListType: list,
+    }
+    return _ARROW[names[type(kind)]]
+
+
+def _fields(struct: type[msgspec.Struct], prefix: str = "") -> list[pa.Field]:
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return [pa.field(prefix + f.name, _arrow_type(f.type)) for f in info.fields if f.name not in _NESTED]
+
+
+_NESTED: Final = ("metadata", "failure_context")
+_PLAIN: Final = _fields(Event)
+_META: Final = _fields(Metadata)
+_FAILURE: Final = _fields(FailureContext)
+
+JSON_SCHEMA: Final = pa.schema(
+    [*_PLAIN, pa.field("metadata", pa.struct(_META)), pa.field("failure_context", pa.struct(_FAILURE))]
+)
+"""The event as it is written, nested."""
+
+EVENT_SCHEMA: Final = pa.schema(
+    [*_PLAIN, *_META, *_fields(FailureContext, "failure_"), pa.field("has_failure", pa.bool_())]
+)
+"""The event flat: metadata under its own names, failure_context under failure_*, absent where has_failure is false."""
+
+ENTRY_SCHEMA: Final = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("entry_ms", pa.int64()),
+        pa.field("received_ms", pa.int64()),
+    ]
+)
+"""Where a row stood: running count of its entry in the shard (from 1), milliseconds of the entry's id, received_at."""
+
+BATCH_SCHEMA: Final = pa.schema([*ENTRY_SCHEMA, *EVENT_SCHEMA])
+
+
+class RawEntry(NamedTuple):
+    """One stream entry as read. `position` is its running count in the shard, from 1."""
+
+    position: int
+    entry_ms: int
+    entry_seq: int
+    fields: tuple[bytes, ...]  # name, value, name, value, ...: ours have exactly one of each
+
+
+class Mark(NamedTuple):
+    """An entry that is not rows of events: heartbeat, control, evidence, outcome, reject, or one that cannot be read.
+
+    It stands before row `row` of the batch. `reason` is set where the entry goes to the dead letters.
+    """
+
+    row: int
+    position: int
+    entry_ms: int
+    entry_seq: int
+    received_ms: int
+    kind: Kind | None
+    payload: bytes
+    reason: str | None = None
+    detail: str = ""
+    index: int = 0  # which event of a packed entry, where only that one is bad
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries of one shard in log order. `events` has BATCH_SCHEMA; `last` is the position of the last entry."""
+
+    events: pa.RecordBatch
+    marks: tuple[Mark, ...]
+    last: int
+    entries: int
+
+
+_POOL: Final = ptars.HandlerPool(
+    [event_pb2.DESCRIPTOR], ptars.PtarsConfig(list_nullable=True, list_value_nullable=True)
+)
+_SINGLE: Final = _POOL.get_for_message(event_pb2.Event.DESCRIPTOR)
+_MANY: Final = _POOL.get_for_message(event_pb2.EventBatch.DESCRIPTOR)
+_READ: Final = pa_json.ParseOptions(explicit_schema=JSON_SCHEMA, unexpected_field_behavior="ignore")
+_ONE_BLOCK: Final = pa_json.ReadOptions(use_threads=False, block_size=1 << 30)
+
+_PLATFORMS: Final = pa.array(get_args(PlatformName))
+_EVENT_TYPES: Final = pa.array([t.value for t in EventType])
+_OUTCOMES: Final = pa.array([o.value for o in Outcome])
+_REQUIRED: Final = ("id", "platform", "event_type", "repository", "pipeline_id", "instance", "outcome")
+_KEYS: Final = (
+    "repository",
+    "pipeline_id",
+    "job_id",
+    "instance",
+    "workflow",
+    "workflow_id",
+    "job_name",
+    "commit_sha",
+    "branch",
+)
+_WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
+_BOUNDED: Final = {name: (1, MAX_ID_LENGTH) for name in (*_REQUIRED, *_KEYS)} | {"id": (36, 36)}
+_INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
+_INT32: Final = 2**31 - 1
+_STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
+
+
+def decode(entries: Sequence[RawEntry]) -> Batch:
+    """`entries`, of one shard and in log order, as columns and marks. Nothing is raised for bad entries and nothing is dropped.
+
+    The result of each entry is independent of its neighbours.
+    """
+    blocks: dict[Encoding, list[_Payload]] = {}
+    others: list[Mark] = []
+    for entry in entries:
+        try:
+            if len(entry.fields) != 2:  # noqa: PLR2004 - a name and a value
+                raise MalformedPayload(f"an entry of {len(entry.fields) // 2} fields; one was expected")
+            kind, encoding = read_field(entry.fields[0])
+            received_ms = check(entry.fields[1])
+        except InputError as error:
+            others.append(_bad(entry, 0, b"=".join(entry.fields[:2]), error))
+            continue
+        payload = entry.fields[1][HEADER_BYTES:]
+        if kind is Kind.EVENT:
+            blocks.setdefault(encoding, []).append(_Payload(entry, received_ms, payload))
+        else:
+            others.append(Mark(0, entry.position, entry.entry_ms, entry.entry_seq, received_ms, kind, payload))
+    tables = [_rows(encoding, block, others) for encoding, block in blocks.items()]
+    events = _in_order(tables)
+    positions = events.column("position").to_numpy()
+    rows = np.searchsorted(positions, [m.position for m in others])
+    marks = sorted(
+        (m._replace(row=int(r)) for m, r in zip(others, rows, strict=True)), key=lambda m: (m.position, m.index)
+    )
+    return Batch(events, tuple(marks), entries[-1].position if entries else 0, len(entries))
+
+
+class _Payload(NamedTuple):
+    entry: RawEntry
+    received_ms: int
+    payload: bytes
+
+
+def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, index: int = 0) -> Mark:
+    at = (entry.position, entry.entry_ms, entry.entry_seq)
+    return Mark(0, *at, received_ms, None, payload, error.reason, error.detail, index)
+
+
+def _in_order(tables: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if not tables:
+        return _EMPTY
+    if len(tables) == 1:
+        return tables[0]
+    table = pa.Table.from_batches(tables)
+    order = np.argsort(table.column("position").to_numpy(), kind="stable")
+    return table.take(order).combine_chunks().to_batches()[0]
+
+
+_EMPTY: Final = pa.RecordBatch.from_pylist([], schema=BATCH_SCHEMA)
+
+
+def _rows(encoding: Encoding, block: list[_Payload], bad: list[Mark]) -> pa.RecordBatch:
+    """The rows of one encoding. Where the block does not decode as a whole it is halved until the bad entries stand alone."""
+    try:
+        nested, counts = _DECODERS[encoding]([p.payload for p in block])
+        flat = _flatten(nested)
+    except (pa.ArrowException, ValueError, MalformedPayload) as error:
+        if len(block) == 1:
+            bad.append(_bad(block[0].entry, block[0].received_ms, block[0].payload, MalformedPayload(str(error)[:500])))
+            return _EMPTY
+        half = len(block) // 2
+        parts = [_rows(encoding, part, bad) for part in (block[:half], block[half:])]
+        return (
+            pa.Table.from_batches(parts).combine_chunks().to_batches()[0] if any(p.num_rows for p in parts) else _EMPTY
+        )
+    where = np.array([(p.entry.position, p.entry.entry_ms, p.received_ms) for p in block], np.int64)
+    if counts is not None:
+        where = np.repeat(where, counts, axis=0)
+    columns = [pa.array(where[:, i]) for i in range(len(ENTRY_SCHEMA))]
+    batch = pa.RecordBatch.from_arrays([*columns, *flat], schema=BATCH_SCHEMA)
+    return _valid(batch, block, counts, bad)
+
+
+def _from_json(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
+    for payload in payloads:
+        if payload[:1] != b"{" or payload[-1:] != b"}":
+            raise MalformedPayload("a JSON object was expected")
+    joined = b"\n".join(payloads)
+    if not joined.isascii():
+        joined.decode()
+    table = pa_json.read_json(pa.BufferReader(joined), read_options=_ONE_BLOCK, parse_options=_READ)
+    if table.num_rows != len(payloads):
+        raise MalformedPayload("more than one JSON object in an entry")
+    return table.combine_chunks().to_batches()[0], None
+
+
+def _from_protobuf(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
+    return _SINGLE.list_to_record_batch(payloads), None
+
+
+def _from_packed(payloads: list[bytes]) -> tuple[pa.RecordBatch, np.ndarray[Any, np.dtype[np.int64]]]:
+    events = _MANY.list_to_record_batch(payloads).column(0)
+    counts = pc.fill_null(pc.list_value_length(events), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return pa.RecordBatch.from_struct_array(events.flatten()), counts
+
+
+_DECODERS: Final[dict[Encoding, Callable[[list[bytes]], tuple[pa.RecordBatch, Any]]]] = {
+    Encoding.JSON: _from_json,
+    Encoding.PROTOBUF: _from_protobuf,
+    Encoding.PACKED: _from_packed,
+}
+
+
+def _flatten(nested: pa.RecordBatch) -> list[pa.Array]:
+    failure = nested.column("failure_context")
+    arrays = [nested.column(f.name) for f in _PLAIN]
+    for struct, fields in ((nested.column("metadata"), _META), (failure, _FAILURE)):
+        by_name = dict(zip([f.name for f in struct.type], struct.flatten(), strict=True))
+        arrays += [by_name[f.name] for f in fields]
+    flat = [_settled(array, f) for array, f in zip(arrays, EVENT_SCHEMA, strict=False)]
+    return [*flat, failure.is_valid()]
+
+
+def _settled(array: pa.Array, wanted: pa.Field) -> pa.Array:
+    """`array` as its column has it: one type for all encodings, lists and attempts never null."""
+    if pa.types.is_list(wanted.type) and array.null_count:
+        return pa.ListArray.from_arrays(pc.fill_null(array.offsets, 0), array.values, type=wanted.type)
+    if wanted.name == "attempt":
+        array = pc.fill_null(array, 1)
+    return array if array.type == wanted.type else array.cast(wanted.type)
+
+
+def _valid(batch: pa.RecordBatch, block: list[_Payload], counts: Any, bad: list[Mark]) -> pa.RecordBatch:  # noqa: ANN401
+    """`batch` without the rows that are no events, which become marks; an unknown outcome becomes UNKNOWN."""
+    if not _clean(batch):
+        faults = {reason: mask for reason, mask in _faults(batch) if pc.any(mask).as_py()}
+        if faults:
+            batch = _without(batch, faults, block, counts, bad)
+    known = pc.is_in(batch.column("outcome"), _OUTCOMES)
+    if known.false_count:
+        index = batch.schema.get_field_index("outcome")
+        batch = batch.set_column(
+            index, BATCH_SCHEMA.field("outcome"), pc.if_else(known, batch.column("outcome"), Outcome.UNKNOWN.value)
+        )
+    return batch
+
+
+def _buffer(column: pa.Array, index: int, dtype: type, extra: int = 0) -> np.ndarray[Any, Any]:
+    """The values that `column` has in one of its buffers; what stands under a null is whatever lies there."""
+    buffer = column.buffers()[index]
+    if buffer is None:
+        return np.zeros(0, dtype)
+    return np.frombuffer(buffer, dtype)[column.offset : column.offset + len(column) + extra]
+
+
+def _clean(batch: pa.RecordBatch) -> bool:
+    """Whether a glance at the buffers shows that no row can be at fault; False only means that one must look."""
+    if not batch.num_rows:
+        return True
+    for name in _STRINGS:
+        column = batch.column(name)
+        offsets = _buffer(column, 1, np.int32, extra=1)
+        if not len(offsets):
+            return False
+        data = column.buffers()[2]
+        if data is not None and not np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].all():
+            return False
+        if name in _BOUNDED:
+            lengths = np.diff(offsets)
+            least, most = _BOUNDED[name]
+            if (name in _REQUIRED and (column.null_count or lengths.min() < least)) or lengths.max() > most:
+                return False
+    at = batch.column("timestamp")
+    micros = _buffer(at, 1, np.int64)
+    if at.null_count or micros.min() < 0 or micros.max() > MAX_MICROSECONDS:
+        return False
+    if any(np.abs(_buffer(batch.column(name), 1, np.int64)).max(initial=0) > _INT32 for name in _INTEGERS):
+        return False
+    return all(not pc.is_in(batch.column(name), words).false_count for name, words in _WORDS)
+
+
+def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
+    """What makes a row no event, and for which rows."""
+    for name in _REQUIRED:
+        column = batch.column(name)
+        yield (
+            f"Object missing required field `{name}`",
+            pc.or_(column.is_null(), pc.equal(pc.fill_null(pc.binary_length(column), 0), 0)),
+        )
+    at = batch.column("timestamp")
+    yield "Object missing required field `timestamp`", at.is_null()
+    micros = pc.fill_null(at.cast(pa.int64()), 0)
+    yield (
+        "Expected a timestamp of the years 1970 to 9999",
+        pc.or_(pc.less(micros, 0), pc.greater(micros, MAX_MICROSECONDS)),
+    )
+    yield (
+        "Invalid UUID - at `$.id`",
+        pc.fill_null(pc.not_equal(pc.binary_length(batch.column("id")), 36), fill_value=True),
+    )
+    for name, words in _WORDS:
+        yield f"Invalid enum value - at `$.{name}`", pc.invert(pc.is_in(batch.column(name), words))
+    for name in _KEYS:
+        yield (
+            f"Expected at most {MAX_ID_LENGTH} bytes - at `{name}`",
+            pc.fill_null(pc.greater(pc.binary_length(batch.column(name)), MAX_ID_LENGTH), fill_value=False),
+        )
+    for name in _INTEGERS:
+        column = pc.fill_null(batch.column(name), 0)
+        yield f"Expected a 32 bit integer - at `{name}`", pc.or_(pc.greater(column, _INT32), pc.less(column, -_INT32))
+    for name in _STRINGS:
+        mask = pc.match_substring(batch.column(name), "\x00")
+        yield f"A NUL character cannot be stored - at `{name}`", pc.fill_null(mask, fill_value=False)
+
+
+def _without(
+    batch: pa.RecordBatch, faults: dict[str, pa.Array], block: list[_Payload], counts: Any, bad: list[Mark]
+) -> pa.RecordBatch:  # noqa: ANN401
+    masks = {reason: mask.to_numpy(zero_copy_only=False) for reason, mask in faults.items()}
+    wrong = np.logical_or.reduce(list(masks.values()))
+    owner = np.arange(len(block)) if counts is None else np.repeat(np.arange(len(block)), counts)
+    first = np.zeros(len(block), np.int64) if counts is None else np.concatenate(([0], np.cumsum(counts)[:-1]))
+    for row in np.flatnonzero(wrong):
+        source = block[owner[row]]
+        detail = next(reason for reason, mask in masks.items() if mask[row])
+        payload = source.payload if counts is None else msgspec.json.encode(batch.slice(row, 1).to_pylist()[0])
+        index = 0 if counts is None else int(row - first[owner[row]])
+        bad.append(_bad(source.entry, source.received_ms, payload, MalformedPayload(detail), index))
+    return batch.filter(pa.array(~wrong))

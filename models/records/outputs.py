@@ -1,0 +1,206 @@
+"""What the shard says: rows that are final when written. Ids are UUIDv5 of what they are about, times Unix milliseconds.
+
+`position` is the running count of the entry, in its shard, that made the shard say it. Every record here is a table of
+the same name in connectors/sql; a test holds fields and columns equal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Category(StrEnum):
+    """What kind of cause a signature names."""
+
+    INFRASTRUCTURE = "infrastructure"
+    NETWORK = "network"
+    RESOURCES = "resources"
+    TIMEOUT = "timeout"
+    DEPENDENCY = "dependency"
+    TEST = "test"
+    BUILD = "build"
+    CONFIGURATION = "configuration"
+    AUTHENTICATION = "authentication"
+    POLICY = "policy"
+    DEPLOY = "deploy"
+    CANCELLED = "cancelled"
+
+
+class Diagnosis(StrEnum):
+    """How much is known of a failure's cause."""
+
+    MATCHED = "matched"
+    NO_PATTERN = "no_pattern"  # there was text, and no signature knows it
+    NO_TEXT = "no_text"  # the webhook said nothing to match on
+
+
+class Failure(NamedTuple):
+    """One failed job (or run, where no job is known), as it was understood when it came."""
+
+    failure_id: str  # the id of its event
+    case_id: str
+    shard: int
+    position: int
+    platform: str
+    instance: str
+    repository: str
+    pipeline_id: str
+    workflow_id: str | None
+    attempt: int
+    job_id: str | None
+    workflow: str | None
+    job_name: str | None
+    commit_sha: str | None
+    branch: str | None
+    author: str | None
+    outcome: str
+    occurred_ms: int
+    received_ms: int
+    duration_ms: int | None
+    exit_code: int | None
+    reason: str | None
+    step: str | None
+    excerpt: str | None
+    diagnosis: str
+    signature: str | None
+    category: str | None
+    transient: bool | None
+    cause: str | None
+    score: float | None
+    model: str | None
+    late: bool
+    rulebook: str
+    url: str | None
+
+
+class FindingState(StrEnum):
+    """What became of a finding."""
+
+    RAISED = "raised"
+    CHANGED = "changed"
+    CLEARED = "cleared"
+
+
+class FindingRow(NamedTuple):
+    """One answer of a detector that differs from its last one on the same subject."""
+
+    finding_id: str  # of detector, subject and first event
+    revision: int
+    shard: int
+    position: int
+    detector: str
+    state: str
+    instance: str
+    repository: str
+    subject: str  # JSON object: the parts of the key by name
+    first_ms: int
+    last_ms: int
+    count: int
+    events: list[str]  # ids of the events that prove it, at most 32
+    message: str
+    at_ms: int  # stream time
+    rulebook: str
+
+
+class Verdict(StrEnum):
+    """What a decision says to do."""
+
+    ACT = "act"
+    WAIT = "wait"
+    SKIP = "skip"
+
+
+class Reason(StrEnum):
+    """Why. A column and a metric label: "why did it not heal?" is one query."""
+
+    TRANSIENT_CAUSE = "transient_cause"
+    RUN_IN_PROGRESS = "run_in_progress"
+    RUN_END_UNSEEN = "run_end_unseen"
+    RUN_PASSED = "run_passed"
+    HARD_STOP = "hard_stop"
+    UNKNOWN_CAUSE = "unknown_cause"
+    NOT_TRANSIENT = "not_transient"
+    DEPLOY_JOB = "deploy_job"
+    FORK = "fork"
+    NOT_FIRST_ATTEMPT = "not_first_attempt"
+    RETRIED_BY_PLATFORM = "retried_by_platform"
+    TOO_MANY_FAILURES = "too_many_failures"
+    REPEATED_FAILURE = "repeated_failure"
+    SCORE_UNKNOWN = "score_unknown"
+    SCORE_TOO_LOW = "score_too_low"
+    ALLOWED_TO_FAIL = "allowed_to_fail"
+
+
+class DecisionRow(NamedTuple):
+    """What is to be done about one run attempt. The highest revision of a case is the one in force."""
+
+    decision_id: str  # of case and revision, never of scores
+    case_id: str
+    revision: int
+    shard: int
+    position: int
+    platform: str
+    instance: str
+    repository: str
+    pipeline_id: str
+    workflow_id: str | None
+    attempt: int
+    commit_sha: str | None
+    branch: str | None
+    verdict: str
+    reason: str
+    mode: str  # observe, suggest or act
+    action: str | None
+    calls: str  # JSON array of inert calls
+    jobs: list[str]  # ids of the failure rows that it covers
+    signature: str | None  # the one that decided
+    score: float | None
+    model: str | None
+    explanation: str  # JSON object: what the decision was made of
+    occurred_ms: int  # event time of the newest event behind it
+    received_ms: int
+    at_ms: int  # stream time
+    rulebook: str
+
+
+class Aggregate(NamedTuple):
+    """One repository's minute, by event time, final: written once, when its pane closes."""
+
+    shard: int
+    position: int
+    platform: str
+    instance: str
+    repository: str
+    minute_ms: int
+    started: int
+    completed: int
+    failed: int
+    duration_ms_sum: int
+    durations: list[int]  # counts by bucket; bucket i holds durations below 2**i seconds, the last one the rest
+    late: int  # events that came after an earlier pane of this repository had closed
+
+
+class DeadLetter(NamedTuple):
+    """An entry, or one event of a packed entry, that cannot be used; kept whole, redacted, with reason and position."""
+
+    dead_letter_id: str
+    shard: int
+    position: int
+    entry_id: str
+    part: int
+    reason: str
+    detail: str
+    source: str | None
+    payload: bytes
+    received_ms: int
+
+
+class ShardOutput(NamedTuple):
+    """All that one batch made a shard say."""
+
+    failures: list[Failure]
+    findings: list[FindingRow]
+    decisions: list[DecisionRow]
+    aggregates: list[Aggregate]
+    dead_letters: list[DeadLetter]
