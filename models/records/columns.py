@@ -144,7 +144,7 @@ _KEYS: Final = (
     "branch",
 )
 _WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
-_BOUNDED: Final = {name: (1, MAX_ID_LENGTH) for name in (*_REQUIRED, *_KEYS)} | {"id": (36, 36)}
+_BOUNDED: Final = dict.fromkeys((*_REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
 _INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
 _INT32: Final = 2**31 - 1
 _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
@@ -361,7 +361,7 @@ def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
 
 def _without(
     batch: pa.RecordBatch, faults: dict[str, pa.Array], block: list[_Payload], counts: Any, bad: list[Mark]
-) -> pa.RecordBatch:  # noqa: ANN401
+) -> pa.RecordBatch:
     masks = {reason: mask.to_numpy(zero_copy_only=False) for reason, mask in faults.items()}
     wrong = np.logical_or.reduce(list(masks.values()))
     owner = np.arange(len(block)) if counts is None else np.repeat(np.arange(len(block)), counts)
