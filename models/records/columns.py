@@ -23,7 +23,7 @@ from models.records.entry import HEADER_BYTES, Encoding, Kind, check, read_field
 from models.records.errors import InputError, MalformedPayload
 from models.records.event import Event, EventType, FailureContext, Metadata, Outcome, PlatformName
 
-_ARROW: Final = {
+_ARROW: Final[dict[Any, pa.DataType]] = {
     str: pa.string(),
     int: pa.int64(),
     bool: pa.bool_(),
@@ -38,7 +38,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401 - what msgspec.
     kind = annotation
     if isinstance(kind, msgspec.inspect.UnionType):
         kind = next(t for t in kind.types if not isinstance(t, msgspec.inspect.NoneType))
-    names = {
+    names: dict[Any, Any] = {
         msgspec.inspect.StrType: str,
         msgspec.inspect.EnumType: str,
         msgspec.inspect.LiteralType: str,
@@ -107,7 +107,7 @@ class Mark(NamedTuple):
     payload: bytes
     reason: str | None = None
     detail: str = ""
-    index: int = 0  # which event of a packed entry, where only that one is bad
+    part: int = 0  # which event of a packed entry, where only that one is bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,9 @@ _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
 
 
 def decode(entries: Sequence[RawEntry]) -> Batch:
-    """`entries`, of one shard and in log order, as columns and marks. Nothing is raised for bad entries and nothing is dropped.
+    """`entries`, of one shard and in log order, as columns and marks.
 
-    The result of each entry is independent of its neighbours.
+    Nothing is raised for bad entries and nothing is dropped. The result of each entry is independent of its neighbours.
     """
     blocks: dict[Encoding, list[_Payload]] = {}
     others: list[Mark] = []
@@ -176,7 +176,7 @@ def decode(entries: Sequence[RawEntry]) -> Batch:
     positions = events.column("position").to_numpy()
     rows = np.searchsorted(positions, [m.position for m in others])
     marks = sorted(
-        (m._replace(row=int(r)) for m, r in zip(others, rows, strict=True)), key=lambda m: (m.position, m.index)
+        (m._replace(row=int(r)) for m, r in zip(others, rows, strict=True)), key=lambda m: (m.position, m.part)
     )
     return Batch(events, tuple(marks), entries[-1].position if entries else 0, len(entries))
 
@@ -187,9 +187,9 @@ class _Payload(NamedTuple):
     payload: bytes
 
 
-def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, index: int = 0) -> Mark:
+def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, part: int = 0) -> Mark:
     at = (entry.position, entry.entry_ms, entry.entry_seq)
-    return Mark(0, *at, received_ms, None, payload, error.reason, error.detail, index)
+    return Mark(0, *at, received_ms, None, payload, error.reason, error.detail, part)
 
 
 def _in_order(tables: list[pa.RecordBatch]) -> pa.RecordBatch:
@@ -206,7 +206,7 @@ _EMPTY: Final = pa.RecordBatch.from_pylist([], schema=BATCH_SCHEMA)
 
 
 def _rows(encoding: Encoding, block: list[_Payload], bad: list[Mark]) -> pa.RecordBatch:
-    """The rows of one encoding. Where the block does not decode as a whole it is halved until the bad entries stand alone."""
+    """The rows of one encoding; a block that does not decode as a whole is halved until the bad entries stand alone."""
     try:
         nested, counts = _DECODERS[encoding]([p.payload for p in block])
         flat = _flatten(nested)
@@ -299,7 +299,7 @@ def _buffer(column: pa.Array, index: int, dtype: type, extra: int = 0) -> np.nda
     return np.frombuffer(buffer, dtype)[column.offset : column.offset + len(column) + extra]
 
 
-def _clean(batch: pa.RecordBatch) -> bool:
+def _clean(batch: pa.RecordBatch) -> bool:  # noqa: PLR0911 - each return is one glance
     """Whether a glance at the buffers shows that no row can be at fault; False only means that one must look."""
     if not batch.num_rows:
         return True
@@ -360,7 +360,11 @@ def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
 
 
 def _without(
-    batch: pa.RecordBatch, faults: dict[str, pa.Array], block: list[_Payload], counts: Any, bad: list[Mark]
+    batch: pa.RecordBatch,
+    faults: dict[str, pa.Array],
+    block: list[_Payload],
+    counts: Any,  # noqa: ANN401 - a numpy array or None
+    bad: list[Mark],
 ) -> pa.RecordBatch:
     masks = {reason: mask.to_numpy(zero_copy_only=False) for reason, mask in faults.items()}
     wrong = np.logical_or.reduce(list(masks.values()))
@@ -370,6 +374,6 @@ def _without(
         source = block[owner[row]]
         detail = next(reason for reason, mask in masks.items() if mask[row])
         payload = source.payload if counts is None else msgspec.json.encode(batch.slice(row, 1).to_pylist()[0])
-        index = 0 if counts is None else int(row - first[owner[row]])
-        bad.append(_bad(source.entry, source.received_ms, payload, MalformedPayload(detail), index))
+        part = 0 if counts is None else int(row - first[owner[row]])
+        bad.append(_bad(source.entry, source.received_ms, payload, MalformedPayload(detail), part))
     return batch.filter(pa.array(~wrong))

@@ -1,4 +1,4 @@
-"""What the shard says: rows that are final when written. Ids are UUIDv5 of what they are about, times Unix milliseconds.
+"""What the shard says: rows that are final when written. Ids are UUIDv5 of what they are about, times Unix ms.
 
 `position` is the running count of the entry, in its shard, that made the shard say it. Every record here is a table of
 the same name in connectors/sql; a test holds fields and columns equal.
@@ -96,7 +96,7 @@ class FindingRow(NamedTuple):
     subject: str  # JSON object: the parts of the key by name
     first_ms: int
     last_ms: int
-    count: int
+    occurrences: int
     events: list[str]  # ids of the events that prove it, at most 32
     message: str
     at_ms: int  # stream time
