@@ -1,0 +1,1 @@
+"""One file, one class, nothing to register. The contract is detector.py."""

@@ -1,0 +1,133 @@
+"""From a case to a decision: first refusal wins, and every refusal names its reason.
+
+The order is the policy. What must never be run again stands first (a run that passed, deployments, hard stops), then
+what is not known or not transient, then what has had its chance, then the score. WAIT stands where only the platform
+holds us back, so that a case that will be refused anyway is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from models.records.event import Outcome
+from models.records.outputs import Reason, Verdict
+
+Mode = Literal["observe", "suggest", "act"]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The one fixed policy's numbers."""
+
+    mode: Mode = "observe"
+    most_attempts: int = 1  # the attempt after which nothing is run again
+    most_failed_jobs: int = 5  # more at once is real, or an outage (PyTorch test-infra's rule)
+    least_score: float = 0.5  # least chance that a rerun passes
+
+
+class FailedJob(NamedTuple):
+    """One failed job of a case, as it was understood. A case without known jobs has one without job_id: the run."""
+
+    failure_id: str
+    job_id: str | None
+    at_ms: int
+    signature: str | None
+    transient: bool
+    hard_stop: bool
+    is_deploy: bool
+    is_fork: bool
+    allow_failure: bool
+    native_retries: int
+    score: float | None
+    repeated: bool
+
+
+class CaseView(NamedTuple):
+    """What is known of one run attempt. `ended` is how the run ended, or None while no end was seen."""
+
+    platform: str
+    instance: str
+    repository: str
+    pipeline_id: str
+    workflow_id: str | None
+    attempt: int
+    rerun_after: str  # "job" or "run": what must have ended before the platform takes a rerun
+    ended: Outcome | None
+    given_up: bool  # the end of the run was waited for in vain
+    jobs: tuple[FailedJob, ...]
+
+
+class Decision(NamedTuple):
+    """What to do. `signature` and `score` are those that decided; `calls` are inert."""
+
+    verdict: Verdict
+    reason: Reason
+    signature: str | None = None
+    score: float | None = None
+    action: str | None = None
+    calls: tuple[dict[str, Any], ...] = ()
+
+
+_Jobs = Sequence[FailedJob]
+
+_NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool]], ...]] = (
+    (Reason.DEPLOY_JOB, lambda job: job.is_deploy),
+    (Reason.HARD_STOP, lambda job: job.hard_stop),
+    (Reason.UNKNOWN_CAUSE, lambda job: job.signature is None),
+    (Reason.NOT_TRANSIENT, lambda job: not job.transient),
+    (Reason.FORK, lambda job: job.is_fork),
+    (Reason.RETRIED_BY_PLATFORM, lambda job: job.native_retries > 0),
+    (Reason.REPEATED_FAILURE, lambda job: job.repeated),
+    (Reason.SCORE_UNKNOWN, lambda job: job.score is None),
+)
+
+
+def decide(case: CaseView, policy: Policy) -> Decision:
+    """What is to be done about `case`; jobs that were allowed to fail are left out of it."""
+    jobs = [job for job in case.jobs if not job.allow_failure]
+    if case.ended is Outcome.PASSED:
+        return Decision(Verdict.SKIP, Reason.RUN_PASSED)
+    if not jobs:
+        return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
+    for reason, refuses in _NEVER:
+        for job in jobs:
+            if refuses(job):
+                return Decision(Verdict.SKIP, reason, job.signature, job.score)
+    worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
+    refusal = _about_all(case, policy, jobs, worst)
+    if refusal is not None:
+        return Decision(Verdict.SKIP, refusal, worst.signature, worst.score)
+    if case.rerun_after == "run" and case.ended is None:
+        if case.given_up:
+            return Decision(Verdict.SKIP, Reason.RUN_END_UNSEEN, worst.signature, worst.score)
+        return Decision(Verdict.WAIT, Reason.RUN_IN_PROGRESS, worst.signature, worst.score)
+    action, calls = _rerun(case, jobs)
+    return Decision(Verdict.ACT, Reason.TRANSIENT_CAUSE, worst.signature, worst.score, action, calls)
+
+
+def _about_all(case: CaseView, policy: Policy, jobs: _Jobs, worst: FailedJob) -> Reason | None:
+    if case.attempt > policy.most_attempts:
+        return Reason.NOT_FIRST_ATTEMPT
+    if len(jobs) > policy.most_failed_jobs:
+        return Reason.TOO_MANY_FAILURES
+    if (worst.score or 0.0) < policy.least_score:
+        return Reason.SCORE_TOO_LOW
+    return None
+
+
+def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The call that runs what failed once more, for the job alone where the platform can."""
+    run = {
+        "platform": case.platform,
+        "instance": case.instance,
+        "repository": case.repository,
+        "pipeline_id": case.pipeline_id,
+        "workflow_id": case.workflow_id,
+        "attempt": case.attempt,
+    }
+    ids = sorted(job.job_id for job in jobs if job.job_id is not None)
+    if case.rerun_after == "job" and ids:
+        return "rerun_job", tuple({"call": "rerun_job", **run, "job_id": job_id} for job_id in ids)
+    return "rerun_failed", ({"call": "rerun_failed", **run, "job_id": None},)

@@ -1,0 +1,1 @@
+"""What text means what: the catalogue of signatures, as data."""
