@@ -1,0 +1,317 @@
+"""All that an operator can set: one TOML file, GUARD_* variables over it, the command line over both.
+
+    [redis]                                       GUARD_REDIS__URL=rediss://...
+    url = "file:/run/secrets/redis-url"           GUARD_FLOW__PROCESSES=2
+
+A variable names its key in capitals, with two underscores between the parts; a part that is not all capitals is taken
+as it is written (GUARD_RULEBOOK__DETECTORS__RepeatedFailure__THRESHOLD=3). Lists and tables are written in JSON.
+
+Every secret, the two server addresses among them, may be given as `file:/absolute/path`: it is then read from that
+file, without the line break at its end. No secret shows in repr, str, an error or `Settings.lines`.
+
+guard.example.toml has every key and what it means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeGuard, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+
+from flows.setting_sources import PATH_VARIABLE, Origins, dotted, leaves, problems, read_file, read_variables
+from flows.setting_values import (
+    Days,
+    Duration,
+    ExistingFile,
+    Listed,
+    Name,
+    Plain,
+    Port,
+    PostgresUrl,
+    RedisUrl,
+    Secret,
+    SecretKey,
+    ServerUrl,
+    check_links,
+)
+from models.records.duration import duration_text
+from models.records.errors import ConfigError
+from models.records.event import SHARDS, PlatformName
+
+MIB: Final = 1 << 20
+
+Mode = Literal["observe", "suggest", "act"]
+SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
+BodyBytes = Annotated[int, Field(ge=1, le=25 * MIB)]
+"""GitHub sends at most 25 MB: https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap"""
+
+
+class Section(BaseModel):
+    """A table of the settings file. Unknown keys are errors, and defaults are held to the same rules as what is set."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+
+class Redis(Section):
+    """The bus: Redis 7.0 or later, or Valkey."""
+
+    url: RedisUrl = ServerUrl("redis://127.0.0.1:6379/0")
+    retention: Duration = timedelta(hours=72)  # how long entries stay that every reader is past
+    duplicate_window: Duration = timedelta(hours=72)  # GitHub redelivers for three days
+
+
+class Postgres(Section):
+    """Where failures, findings, decisions, aggregates and dead letters are kept."""
+
+    url: PostgresUrl = ServerUrl("postgresql://127.0.0.1:5432/guard")
+
+
+class SourceSecret(Section):
+    """One way in which deliveries of a source prove themselves."""
+
+    kind: SecretKind
+    value: Secret
+
+
+class Source(Section):
+    """Who posts to /webhooks/{name}."""
+
+    platform: PlatformName
+    instance: Name  # the server or organisation: two GitLabs are two instances
+    secrets: Annotated[list[SourceSecret], Listed] = []
+    max_body_bytes: BodyBytes | None = None  # the receiver's, if not set
+    allow_unsigned: bool = False
+
+    @field_validator("secrets")
+    @classmethod
+    def _two_while_one_is_rotated(cls, secrets: list[SourceSecret]) -> list[SourceSecret]:
+        for kind in {secret.kind for secret in secrets}:
+            if sum(secret.kind == kind for secret in secrets) > 2:  # noqa: PLR2004 - the new one and the old one
+                raise ValueError(f"more than two secrets of the kind {kind}; two may be active while one is rotated")
+        return secrets
+
+    @field_validator("allow_unsigned")
+    @classmethod
+    def _signed_or_allowed(cls, allowed: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
+        if not allowed and info.data.get("secrets") == []:
+            raise ValueError("the source has no secrets, and anyone could post to it; true allows that")
+        return allowed
+
+
+class Receiver(Section):
+    """The process that takes webhooks."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 8080
+    admin_host: Name = "127.0.0.1"  # /healthz, /readyz, /metrics
+    admin_port: Port = 8081
+    max_body_bytes: BodyBytes = 5 * MIB
+    spool_dir: Path | None = None  # where deliveries wait while Redis is away
+    spool_max_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    sources: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], Source] = {}
+
+    @field_validator("admin_port")
+    @classmethod
+    def _a_port_of_its_own(cls, port: int, info: ValidationInfo) -> int:
+        if port == info.data.get("port"):
+            raise ValueError("the same as receiver.port; health and metrics are not for those who post")
+        return port
+
+
+class Flow(Section):
+    """The dataflow."""
+
+    processes: Annotated[int, Field(ge=1, le=SHARDS)] = 1
+    recovery_dir: Path | None = None
+    snapshot_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    backup_seconds: Annotated[float, Field(ge=0)] = 0.0  # by how much backups of the recovery files may differ in age
+    ephemeral: bool = False  # run without a recovery store: no cursor moves and nothing is trimmed
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8090  # of the first process; the next one has the next port
+    first_port: Port = 2101  # of the links between processes, likewise
+    encrypted_network: bool = False
+    addresses: Annotated[list[str], Listed] = []  # host:port of every process, where they run on several machines
+    reject_share_limit: Annotated[float, Field(gt=0, le=1)] = 0.5  # a larger share of unreadable entries stops the flow
+
+    @field_validator("metrics_port", "first_port")
+    @classmethod
+    def _room_for_all(cls, port: int, info: ValidationInfo) -> int:
+        processes = info.data.get("processes", 1)
+        if port + processes - 1 > 65_535:  # noqa: PLR2004 - the last port there is
+            raise ValueError(f"{processes} processes need as many ports from here on, up to 65535")
+        if abs(port - info.data.get("metrics_port", port - SHARDS)) < processes and info.field_name == "first_port":
+            raise ValueError("the ports from here on overlap those from flow.metrics_port on")
+        return port
+
+    @field_validator("addresses")
+    @classmethod
+    def _links_are_closed(cls, addresses: list[str], info: ValidationInfo) -> list[str]:
+        if addresses and len(addresses) != info.data.get("processes", len(addresses)):
+            raise ValueError(f"{len(addresses)} addresses for {info.data['processes']} processes")
+        check_links(addresses, encrypted_network=info.data.get("encrypted_network", False))
+        return addresses
+
+    def cluster(self) -> list[str]:
+        """The address of each process's links; none where one process is all there is."""
+        if self.processes == 1:
+            return []
+        return self.addresses or [f"127.0.0.1:{self.first_port + i}" for i in range(self.processes)]
+
+
+class Redaction(Section):
+    """What hides secrets and mail addresses."""
+
+    key: SecretKey | None = None  # one and the same in every process
+
+
+class Rulebook(Section):
+    """What is changed of the built-in rulebook. The keys below a name are checked by the rulebook itself."""
+
+    detectors: dict[str, dict[str, Plain]] = {}  # parameters by the detector's class name
+    signature_files: Annotated[list[ExistingFile], Listed] = []
+    policy: dict[str, Plain] = {}
+
+
+class Retention(Section):
+    """For how many days each table keeps a row."""
+
+    failures: Days = 90
+    findings: Days = 90
+    decisions: Days = 365
+    aggregates: Days = 400
+    dead_letters: Days = 30
+
+
+class Logging(Section):
+    """Our own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"  # auto: console on a terminal, JSON elsewhere
+
+
+class Settings(BaseSettings):
+    """Everything that is set, valid as a whole."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    mode: Mode = "observe"
+    redis: Redis = Redis()
+    postgres: Postgres = Postgres()
+    receiver: Receiver = Receiver()
+    flow: Flow = Flow()
+    redaction: Redaction = Redaction()
+    rulebook: Rulebook = Rulebook()
+    retention: Retention = Retention()
+    logging: Logging = Logging()
+
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    @field_validator("flow")
+    @classmethod
+    def _a_backup_can_be_replayed(cls, flow: Flow, info: ValidationInfo) -> Flow:
+        redis = info.data.get("redis")
+        if redis and timedelta(seconds=flow.backup_seconds + flow.snapshot_seconds) >= redis.retention:
+            raise ValueError("backup_seconds and snapshot_seconds together must be less than redis.retention")
+        return flow
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str], *, path: Path | None = None, given: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The settings of the file at `path` (or the one GUARD_SETTINGS names, or none), `environ`, the command line.
+
+        `given` is what the command line set, nested as the file is.
+
+        Raises:
+            ConfigError: all that is wrong, one line each, with the key and where it was set.
+        """
+        path = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
+        from_file = read_file(path) if path else {}
+        from_variables, names = read_variables(environ)
+        from_command = dict(given or {})
+        origins = Origins()
+        origins.note(from_file, str(path))
+        origins.note(from_variables, "environment", names)
+        origins.note(from_command, "command line")
+        sources = [InitSettingsSource(cls, values) for values in (from_command, from_variables, from_file)]
+        try:
+            settings = cls(_build_sources=(tuple(sources), {}))  # type: ignore[call-arg] # it hides pydantic's options
+        except ValidationError as error:
+            raise ConfigError(problems(error, origins, keys())) from None
+        settings._origins = origins
+        return settings
+
+    def require(self, *wanted: str) -> None:
+        """Insist on settings that only some processes need, by their dotted keys.
+
+        Raises:
+            ConfigError: those that are not set, one line each.
+        """
+        missing = [key for key in wanted if attrgetter(key)(self) is None]
+        if missing:
+            raise ConfigError("\n".join(f"{key}: must be set to do this" for key in missing))
+
+    def lines(self) -> list[str]:
+        """What is in force, a line for each key: key, value with secrets masked, where it was set."""
+        return [
+            f"{dotted(key)} = {_shown(value)}  ({self._origins.of(key) or 'default'})"
+            for key, value in leaves(_tables(self))
+        ]
+
+
+def keys() -> Iterator[str]:
+    """Every key there is, dotted; <name> stands for a name of the operator's, [] for a place in a list."""
+    return _keys(Settings, "")
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _keys(annotation: object, prefix: str) -> Iterator[str]:
+    inner = get_args(annotation)
+    if _is_section(annotation):
+        for name, field in annotation.model_fields.items():
+            yield from _keys(field.annotation, f"{prefix}.{name}")
+    elif get_origin(annotation) is dict:
+        yield from _keys(inner[1], f"{prefix}.<name>")
+    elif get_origin(annotation) is list and _is_section(inner[0]):
+        yield from _keys(inner[0], f"{prefix}[]")
+    else:
+        yield prefix.removeprefix(".")
+
+
+def _tables(value: object) -> object:
+    """`value` with each model as the table it stands for."""
+    if isinstance(value, BaseModel):
+        return {name: _tables(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {name: _tables(item) for name, item in value.items()}
+    return [_tables(item) for item in value] if isinstance(value, list) else value
+
+
+def _shown(value: object) -> str:
+    """One value as TOML writes it, a secret as stars, what is not set as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, timedelta):
+        value = duration_text(value)
+    return json.dumps(value, default=str)
