@@ -14,7 +14,7 @@ of 0.2 ms.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, get_args, get_type_hints
 from uuid import UUID
 
@@ -66,9 +66,15 @@ class Written(NamedTuple):
     progress: Progress
 
     @property
+    def tables(self) -> tuple[list[Any], ...]:
+        """The rows of each of TABLES."""
+        output = self.output
+        return output.failures, output.findings, output.decisions, output.aggregates, output.dead_letters
+
+    @property
     def rows(self) -> int:
         """How many rows it makes, its progress included."""
-        return 1 + sum(len(rows) for rows in self.output)
+        return 1 + sum(map(len, self.tables))
 
 
 class Column(NamedTuple):
@@ -90,7 +96,6 @@ def _columns(record: type[Any]) -> list[Column]:
     return [_column(field, hint) for field, hint in get_type_hints(record).items()]
 
 
-# The fields of ShardOutput name the tables; this is its order.
 TABLES: Final[dict[str, list[Column]]] = {
     "failures": _columns(Failure),
     "findings": _columns(FindingRow),
@@ -134,7 +139,7 @@ def texts(group: Sequence[Written]) -> list[list[str]]:
     Raises:
         UnicodeEncodeError, OverflowError: a value that has no place in JSON; `offence` says which.
     """
-    by_table = [_texts([row for written in group for row in written.output[i]]) for i in range(len(TABLES))]
+    by_table = [_texts(list(chain.from_iterable(parts))) for parts in zip(*(one.tables for one in group), strict=True)]
     last = {written.shard: written.progress for written in sorted(group, key=lambda one: one.progress.position)}
     progress = _ENCODER.encode([(shard, *reached) for shard, reached in sorted(last.items())]).decode()
     calls = [list(parts) for parts in zip_longest(*by_table, fillvalue="[]")]
@@ -156,8 +161,7 @@ def offence(group: Sequence[Written]) -> str | None:
 
 def _offences(group: Sequence[Written]) -> Iterator[str]:
     for written in group:
-        tables: list[list[Any]] = list(written.output)
-        for (table, columns), rows in zip(TABLES.items(), tables, strict=True):
+        for (table, columns), rows in zip(TABLES.items(), written.tables, strict=True):
             for row in rows:
                 for column, value in zip(columns, row, strict=True):
                     fault = _fault(column, value)
