@@ -19,6 +19,7 @@ from analytics.policy.decide import Policy
 from analytics.signatures.catalogue import Catalogue, Signature, from_mapping, shipped
 from models.records.errors import ConfigError
 from models.scorers.rerun_passes import RerunPasses
+from models.scorers.rerun_passes import shipped as shipped_artefact
 
 VERSION: Final = 1
 
@@ -78,7 +79,7 @@ def compose(
         "detectors": dict(detectors or {}),
         "policy": dict(policy or {}),
         "signatures": {name: _entry(signature) for name, signature in sorted(chosen.items())},
-        "scorer": dict(scorer) if scorer is not None else RerunPasses.shipped().to_artefact(),
+        "scorer": dict(scorer) if scorer is not None else shipped_artefact(),
     }
     rulebook = Rulebook(body)
     rulebook.catalogue  # noqa: B018 - a pattern that does not compile is to be found now

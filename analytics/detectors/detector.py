@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     commit_sha: str | None
     pipeline_id: str
     attempt: int
-    case_id: str = ""
+    case_key: str = ""
 
 
 class Finding(NamedTuple):
@@ -77,7 +77,7 @@ class Detector:
         `history` is sorted by event time and id, holds only outcomes that this detector sees, and is never empty.
         """
 
-    def due(self, history: Sequence[Seen], usual_ms: int | None) -> int | None:  # noqa: ARG002 - part of the contract
+    def due(self, history: Sequence[Seen], usual_ms: int | None) -> int | None:
         """When to ask again though nothing happens (Unix ms), for what is found by absence; None: never.
 
         `usual_ms` is the 95th percentile of this job's durations, where enough are known.

@@ -70,6 +70,7 @@ class Decision(NamedTuple):
     calls: tuple[dict[str, Any], ...] = ()
 
 
+_CALLED_OFF: Final = frozenset({Outcome.CANCELLED, Outcome.SKIPPED, Outcome.NEUTRAL})
 _Jobs = Sequence[FailedJob]
 
 _NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool]], ...]] = (
@@ -89,6 +90,8 @@ def decide(case: CaseView, policy: Policy) -> Decision:
     jobs = [job for job in case.jobs if not job.allow_failure]
     if case.ended is Outcome.PASSED:
         return Decision(Verdict.SKIP, Reason.RUN_PASSED)
+    if case.ended in _CALLED_OFF:
+        return Decision(Verdict.SKIP, Reason.RUN_CANCELLED)
     if not jobs:
         return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
     for reason, refuses in _NEVER:

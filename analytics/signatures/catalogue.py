@@ -85,7 +85,9 @@ class Catalogue:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"signature {name}: stands twice in the catalogue")
-        self._facts: Final = _Patterns([(rank, f"^(?:{p})$") for rank, s in enumerate(self.signatures) for p in s.facts], names)
+        self._facts: Final = _Patterns(
+            [(rank, f"^(?:{p})$") for rank, s in enumerate(self.signatures) for p in s.facts], names
+        )
         self._text: Final = _Patterns([(rank, p) for rank, s in enumerate(self.signatures) for p in s.text], names)
         self._cached: Final = lru_cache(_CACHED)(self._match)
 
@@ -95,7 +97,12 @@ class Catalogue:
 
     def _match(self, platform: str, facts: tuple[str, ...], text: str | None) -> Match | None:
         told = "\n".join(facts)
-        ranks = {rank for patterns, where in ((self._facts, told), (self._text, text)) if where for rank in patterns.hits(where)}
+        ranks = {
+            rank
+            for patterns, where in ((self._facts, told), (self._text, text))
+            if where
+            for rank in patterns.hits(where)
+        }
         for rank in sorted(ranks):
             signature = self.signatures[rank]
             if not signature.platforms or platform in signature.platforms:

@@ -146,6 +146,11 @@ _KEYS: Final = (
 _WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
 _BOUNDED: Final = dict.fromkeys((*_REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
 _INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
+_UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_UUID_BYTES: Final = np.zeros((36, 256), np.bool_)
+for _place in range(36):
+    for _allowed in b"-" if _place in {8, 13, 18, 23} else b"0123456789abcdef":
+        _UUID_BYTES[_place, _allowed] = True
 _INT32: Final = 2**31 - 1
 _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
 
@@ -299,7 +304,7 @@ def _buffer(column: pa.Array, index: int, dtype: type, extra: int = 0) -> np.nda
     return np.frombuffer(buffer, dtype)[column.offset : column.offset + len(column) + extra]
 
 
-def _clean(batch: pa.RecordBatch) -> bool:  # noqa: PLR0911 - each return is one glance
+def _clean(batch: pa.RecordBatch) -> bool:
     """Whether a glance at the buffers shows that no row can be at fault; False only means that one must look."""
     if not batch.num_rows:
         return True
@@ -316,6 +321,8 @@ def _clean(batch: pa.RecordBatch) -> bool:  # noqa: PLR0911 - each return is one
             least, most = _BOUNDED[name]
             if (name in _REQUIRED and (column.null_count or lengths.min() < least)) or lengths.max() > most:
                 return False
+    if not _all_uuids(batch.column("id")):
+        return False
     at = batch.column("timestamp")
     micros = _buffer(at, 1, np.int64)
     if at.null_count or micros.min() < 0 or micros.max() > MAX_MICROSECONDS:
@@ -323,6 +330,13 @@ def _clean(batch: pa.RecordBatch) -> bool:  # noqa: PLR0911 - each return is one
     if any(np.abs(_buffer(batch.column(name), 1, np.int64)).max(initial=0) > _INT32 for name in _INTEGERS):
         return False
     return all(not pc.is_in(batch.column(name), words).false_count for name, words in _WORDS)
+
+
+def _all_uuids(ids: pa.Array) -> bool:
+    """Whether every one of `ids`, all 36 bytes long, is a UUID in lower case."""
+    offsets = _buffer(ids, 1, np.int32, extra=1)
+    text = np.frombuffer(ids.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, 36)
+    return bool(_UUID_BYTES[np.arange(36), text].all())
 
 
 def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:

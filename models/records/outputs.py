@@ -118,6 +118,7 @@ class Reason(StrEnum):
     RUN_IN_PROGRESS = "run_in_progress"
     RUN_END_UNSEEN = "run_end_unseen"
     RUN_PASSED = "run_passed"
+    RUN_CANCELLED = "run_cancelled"
     HARD_STOP = "hard_stop"
     UNKNOWN_CAUSE = "unknown_cause"
     NOT_TRANSIENT = "not_transient"
@@ -196,6 +197,14 @@ class DeadLetter(NamedTuple):
     received_ms: int
 
 
+class ShardStats(NamedTuple):
+    """What is counted for the metrics and judged by nobody."""
+
+    events: int
+    duplicates: int
+    late: int
+
+
 class ShardOutput(NamedTuple):
     """All that one batch made a shard say."""
 
@@ -204,3 +213,4 @@ class ShardOutput(NamedTuple):
     decisions: list[DecisionRow]
     aggregates: list[Aggregate]
     dead_letters: list[DeadLetter]
+    stats: ShardStats = ShardStats(0, 0, 0)

@@ -1,0 +1,88 @@
+"""A case: what is known of one run attempt that has failed jobs, and the decision about it as it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from analytics.policy.decide import CaseView, FailedJob
+from models.records.event import Outcome
+
+
+@dataclass(slots=True)
+class Job:
+    """One failed job of a case."""
+
+    failure_id: str
+    job_id: str | None
+    job_key: str
+    at_ms: int
+    signature: str | None
+    transient: bool
+    hard_stop: bool
+    is_deploy: bool
+    is_fork: bool
+    allow_failure: bool
+    native_retries: int
+    score: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+
+    def view(self, *, repeated: bool) -> FailedJob:
+        """The job as the policy sees it."""
+        return FailedJob(
+            self.failure_id,
+            self.job_id,
+            self.at_ms,
+            self.signature,
+            self.transient,
+            self.hard_stop,
+            self.is_deploy,
+            self.is_fork,
+            self.allow_failure,
+            self.native_retries,
+            self.score,
+            repeated,
+        )
+
+
+@dataclass(slots=True)
+class Case:
+    """One run attempt. `due_second` is when it is to be looked at again; `revision` is -1 before the first decision."""
+
+    key: str
+    case_id: str
+    platform: str
+    instance: str
+    repository: str
+    pipeline_id: str
+    workflow_id: str | None
+    attempt: int
+    commit_sha: str | None
+    branch: str | None
+    rerun_after: str
+    newest_ms: int
+    jobs: dict[str, Job] = field(default_factory=dict)
+    ended: Outcome | None = None
+    given_up: bool = False
+    revision: int = -1
+    last: list[Any] | None = None
+    due_second: int = 0
+
+    def failed_jobs(self) -> list[Job]:
+        """The failed jobs; the run itself stands for them only while none is known."""
+        return [job for key, job in self.jobs.items() if key] or list(self.jobs.values())
+
+    def view(self, jobs: list[FailedJob], *, ended: Outcome | None, given_up: bool) -> CaseView:
+        """The case as the policy sees it."""
+        return CaseView(
+            self.platform,
+            self.instance,
+            self.repository,
+            self.pipeline_id,
+            self.workflow_id,
+            self.attempt,
+            self.rerun_after,
+            ended,
+            given_up,
+            tuple(sorted(jobs, key=lambda job: (job.at_ms, job.failure_id))),
+        )

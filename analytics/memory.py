@@ -1,0 +1,163 @@
+"""What a shard remembers, in forms that are bounded and plain: generations, timers, job durations."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class Generations(Generic[V]):
+    """A mapping that forgets: what was put in stays for one to two turns of `turn`.
+
+    It is full at `most` keys a generation, and then turns early, so that no flood makes it grow without end.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin empty."""
+        self.most: Final = most
+        self.young: dict[str, V] = {}
+        self.old: dict[str, V] = {}
+
+    def get(self, key: str) -> V | None:
+        """What was put in under `key`, if it is not forgotten yet."""
+        found = self.young.get(key)
+        return found if found is not None else self.old.get(key)
+
+    def put(self, key: str, value: V) -> None:
+        """Remember `value`."""
+        if len(self.young) >= self.most:
+            self.turn()
+        self.young[key] = value
+
+    def turn(self) -> None:
+        """Forget the older half."""
+        self.old, self.young = self.young, {}
+
+    def state(self) -> list[dict[str, V]]:
+        """Both generations, older first."""
+        return [self.old, self.young]
+
+    def load(self, state: list[dict[str, V]]) -> None:
+        """Take what `state` gave."""
+        self.old, self.young = state
+
+
+class Ids:
+    """Event ids seen lately, in two generations; a snapshot encodes only what came since the last one."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.young: set[str] = set()
+        self.old: set[str] = set()
+        self.fresh: list[str] = []
+        self._young_blob: list[bytes] = []
+        self._old_blob = b""
+
+    def turn(self) -> None:
+        """Forget the older half."""
+        self._settle()
+        self.old, self._old_blob = self.young, b"".join(self._young_blob)
+        self.young, self._young_blob = set(), []
+
+    def _settle(self) -> None:
+        if self.fresh:
+            self._young_blob.append(bytes.fromhex("".join(self.fresh).replace("-", "")))
+            self.fresh = []
+
+    def state(self) -> list[bytes]:
+        """Both generations as bytes, 16 an id, older first."""
+        self._settle()
+        young = b"".join(self._young_blob)
+        self._young_blob = [young]
+        return [self._old_blob, young]
+
+    def load(self, state: list[bytes]) -> None:
+        """Take what `state` gave."""
+        self._old_blob, young = state
+        self._young_blob = [young]
+        self.old, self.young = set(_ids(self._old_blob)), set(_ids(young))
+
+
+def _ids(blob: bytes) -> Iterator[str]:
+    text = blob.hex()
+    for i in range(0, len(text), 32):
+        t = text[i : i + 32]
+        yield f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}"
+
+
+class Timers:
+    """What is due at which second of stream time. Due things come in order of second, then name."""
+
+    def __init__(self) -> None:
+        """Begin with nothing due."""
+        self._due: dict[int, list[tuple[str, Any]]] = {}
+        self._seconds: list[int] = []
+        self.next_ms = 1 << 62
+
+    def at(self, due_ms: int, kind: str, key: str | int) -> int:
+        """Make `key` of `kind` due at the first whole second not before `due_ms`; return that second."""
+        second = -(-due_ms // 1000)
+        bucket = self._due.get(second)
+        if bucket is None:
+            self._due[second] = [(kind, key)]
+            heapq.heappush(self._seconds, second)
+            self.next_ms = self._seconds[0] * 1000
+        else:
+            bucket.append((kind, key))
+        return second
+
+    def pop(self, now_ms: int) -> Iterator[tuple[int, Iterable[tuple[str, Any]]]]:
+        """All that is due at stream time `now_ms`, a second at a time; what is added meanwhile is seen too."""
+        while self._seconds and self._seconds[0] * 1000 <= now_ms:
+            second = heapq.heappop(self._seconds)
+            due = self._due.pop(second)
+            self.next_ms = self._seconds[0] * 1000 if self._seconds else 1 << 62
+            yield second, sorted(set(due), key=lambda d: (d[0], str(d[1])))
+
+
+class Durations:
+    """How long the jobs usually take: counts by bucket, a few bytes a job, halved when they grow old."""
+
+    def __init__(self, buckets: int, most: int) -> None:
+        """Remember at most `most` jobs; the one longest without a run is forgotten first."""
+        self._buckets: Final = buckets
+        self._most: Final = most
+        self._counts: dict[str, bytes] = {}
+
+    def add(self, job_key: str, counts: list[int]) -> None:
+        """Add `counts` by bucket to what is known of a job."""
+        known = self._counts.pop(job_key, None)
+        if known is None and len(self._counts) >= self._most:
+            del self._counts[next(iter(self._counts))]
+        old = memoryview(known).cast("H") if known is not None else [0] * self._buckets
+        new = [a + b for a, b in zip(old, counts, strict=True)]
+        while sum(new) > 2000:  # noqa: PLR2004 - so that what was a year ago weighs less than what is now
+            new = [n // 2 for n in new]
+        self._counts[job_key] = b"".join(n.to_bytes(2, "little") for n in new)
+
+    def usual_ms(self, job_key: str) -> int | None:
+        """The upper edge of the bucket of the 95th percentile, or None with fewer than 20 runs."""
+        known = self._counts.get(job_key)
+        if known is None:
+            return None
+        counts = memoryview(known).cast("H")
+        total = sum(counts)
+        if total < 20:  # noqa: PLR2004 - a 95th percentile of fewer says nothing
+            return None
+        below = 0
+        for i, count in enumerate(counts):
+            below += count
+            if below * 100 >= total * 95:
+                return int(1000 * 2**i)
+        return None
+
+    def state(self) -> dict[str, bytes]:
+        """All counts, longest unused first."""
+        return self._counts
+
+    def load(self, state: dict[str, bytes]) -> None:
+        """Take what `state` gave."""
+        self._counts = state
