@@ -7,9 +7,10 @@ raised: once all events are in, what stands does not depend on the order in whic
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from analytics.detectors.detector import JOB, Detector, Finding
 from analytics.memory import Generations
@@ -48,7 +49,7 @@ def subject_of(detector: Detector, key: str) -> tuple[str, str, str]:
     else:
         instance, repository, pipeline_id, workflow_id, attempt, job_id = split_job_run(key)
         parts = {"pipeline_id": pipeline_id, "workflow_id": workflow_id, "attempt": attempt, "job_id": job_id}
-    return instance, repository, json.dumps({"repository": repository, **parts}, ensure_ascii=False)
+    return instance, repository, msgspec.json.encode({"repository": repository, **parts}).decode()
 
 
 class Findings:

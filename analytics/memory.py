@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
@@ -123,7 +124,7 @@ class Durations:
 
     def __init__(self, buckets: int, most: int) -> None:
         """Remember at most `most` jobs; the one longest without a run is forgotten first."""
-        self._buckets: Final = buckets
+        self._form: Final = struct.Struct(f"<{buckets}H")
         self._most: Final = most
         self._counts: dict[str, bytes] = {}
 
@@ -132,18 +133,17 @@ class Durations:
         known = self._counts.pop(job_key, None)
         if known is None and len(self._counts) >= self._most:
             del self._counts[next(iter(self._counts))]
-        old = memoryview(known).cast("H") if known is not None else [0] * self._buckets
-        new = [a + b for a, b in zip(old, counts, strict=True)]
+        new = counts if known is None else [a + b for a, b in zip(self._form.unpack(known), counts, strict=True)]
         while sum(new) > 2000:  # noqa: PLR2004 - so that what was a year ago weighs less than what is now
             new = [n // 2 for n in new]
-        self._counts[job_key] = b"".join(n.to_bytes(2, "little") for n in new)
+        self._counts[job_key] = self._form.pack(*new)
 
     def usual_ms(self, job_key: str) -> int | None:
         """The upper edge of the bucket of the 95th percentile, or None with fewer than 20 runs."""
         known = self._counts.get(job_key)
         if known is None:
             return None
-        counts = memoryview(known).cast("H")
+        counts = self._form.unpack(known)
         total = sum(counts)
         if total < 20:  # noqa: PLR2004 - a 95th percentile of fewer says nothing
             return None

@@ -9,17 +9,18 @@ Counted are jobs (and runs where run and job are one, as in Jenkins): started, c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 MINUTE_MS: Final = 60_000
 BUCKETS: Final = 16
 """Bucket i counts durations below 2**i seconds, the last one all longer ones."""
 _FOLD_ROWS: Final = 8192
+_SEPARATOR: Final = "\x1f"
 
 _KEYS: Final = ("minute", "platform", "instance", "repository", "job_key", "bucket")
 _SUMS: Final = ("started", "completed", "failed", "late", "duration_ms")
@@ -76,7 +77,7 @@ class Panes:
             self._fold()
 
     def _fold(self) -> None:
-        whole = _summed(pa.concat_tables(self._tables), _KEYS)
+        whole = _summed(pa.concat_tables(self._tables))
         self._tables = [whole]
         # What stands after folding is no reason to fold again at the next row.
         self._rows = 0
@@ -85,12 +86,12 @@ class Panes:
         """Take out `minute`; give its repositories in order, and the durations of each job by bucket."""
         if not self._tables:
             return [], {}
-        self._fold()
-        whole = self._tables[0]
+        whole = pa.concat_tables(self._tables)
         mine = np.asarray(whole.column("minute")) == minute
         self._tables = [whole.filter(pa.array(~mine))]
-        closing = whole.filter(pa.array(mine))
-        return list(_minutes(closing)), _by_job(closing)
+        self._rows = self._tables[0].num_rows
+        closing = whole.filter(pa.array(mine)).combine_chunks()
+        return _minutes(closing), _by_job(closing)
 
     def state(self) -> bytes:
         """All open panes as an Arrow IPC stream."""
@@ -109,41 +110,62 @@ class Panes:
         return cls([table] if table.num_rows else [])
 
 
-def _summed(table: pa.Table, keys: tuple[str, ...]) -> pa.Table:
-    sums = table.group_by(list(keys), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
+def _summed(table: pa.Table) -> pa.Table:
+    sums = table.group_by(list(_KEYS), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
     renamed = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
-    return renamed.select(_SCHEMA.names).cast(_SCHEMA) if keys == _KEYS else renamed
+    return renamed.select(_SCHEMA.names).cast(_SCHEMA)
 
 
-def _minutes(table: pa.Table) -> Iterator[Minute]:
-    keys = ("platform", "instance", "repository", "bucket")
-    rows = sorted(_summed(table, keys).to_pylist(), key=lambda r: tuple(r[k] for k in keys))
-    for start, row in enumerate(rows):
-        same = [r for r in rows[start : start + BUCKETS + 1] if all(r[k] == row[k] for k in keys[:3])]
-        if start and all(rows[start - 1][k] == row[k] for k in keys[:3]):
-            continue
-        durations = [0] * BUCKETS
-        for r in same:
-            if r["bucket"] >= 0:
-                durations[r["bucket"]] = r["completed"] + r["failed"]
-        total = {name: sum(r[name] for r in same) for name in _SUMS}
-        yield Minute(
-            platform=row["platform"],
-            instance=row["instance"],
-            repository=row["repository"],
-            started=total["started"],
-            completed=total["completed"],
-            failed=total["failed"],
-            duration_ms=total["duration_ms"],
-            durations=durations,
-            late=total["late"],
+def _by_bucket(table: pa.Table, codes: Ints, groups: int) -> list[list[int]]:
+    """How many ended in each duration bucket, by group."""
+    bucket = np.asarray(table.column("bucket"))
+    ended = np.asarray(table.column("completed")) + np.asarray(table.column("failed"))
+    known = bucket >= 0
+    counts = np.zeros((groups, BUCKETS), np.int64)
+    np.add.at(counts, (codes[known], bucket[known]), ended[known])
+    return counts.tolist()
+
+
+def _coded(column: pa.Array) -> tuple[list[str], Ints]:
+    """The values of `column` in order, and for each row which of them it has."""
+    encoded = column.dictionary_encode()
+    values: list[str] = encoded.dictionary.to_pylist()
+    order = sorted(range(len(values)), key=values.__getitem__)
+    rank = np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values))
+    return [values[i] for i in order], rank[np.asarray(encoded.indices)]
+
+
+def _minutes(table: pa.Table) -> list[Minute]:
+    if not table.num_rows:
+        return []
+    keys = [table.column(name).chunk(0) for name in ("platform", "instance", "repository")]
+    names, codes = _coded(pc.binary_join_element_wise(*keys, _SEPARATOR))
+    groups = len(names)
+    durations = _by_bucket(table, codes, groups)
+    sums = {}
+    for name in _SUMS:
+        total = np.zeros(groups, np.int64)
+        np.add.at(total, codes, np.asarray(table.column(name)))
+        sums[name] = total.tolist()
+    return [
+        Minute(*key.split(_SEPARATOR, 2), *values)
+        for key, *values in zip(
+            names,
+            sums["started"],
+            sums["completed"],
+            sums["failed"],
+            sums["duration_ms"],
+            durations,
+            sums["late"],
+            strict=True,
         )
+    ]
 
 
 def _by_job(table: pa.Table) -> dict[str, list[int]]:
-    counts: dict[str, list[int]] = {}
-    rows = _summed(table, ("job_key", "bucket"))
-    for row in sorted(rows.to_pylist(), key=lambda r: (r["job_key"], r["bucket"])):
-        if row["bucket"] >= 0:
-            counts.setdefault(row["job_key"], [0] * BUCKETS)[row["bucket"]] += row["completed"] + row["failed"]
-    return counts
+    if not table.num_rows:
+        return {}
+    names, codes = _coded(table.column("job_key").chunk(0))
+    counts = _by_bucket(table, codes, len(names))
+    return {name: count for name, count in zip(names, counts, strict=True) if any(count)}

@@ -34,6 +34,8 @@ _RUN: Final = {
 _OUTCOMES: Final = pa.array([o.value for o in Outcome])
 _JOB_CODES: Final = np.array([_JOB.get(o, OTHER) for o in Outcome], np.int8)
 _RUN_CODES: Final = np.array([_RUN.get(o, OTHER) for o in Outcome], np.int8)
+OUTCOMES: Final = tuple(Outcome)
+"""What the numbers in `Rows.outcomes` stand for."""
 _RUNNING: Final = list(Outcome).index(Outcome.RUNNING)
 _COUNTED: Final = (JOB_PASSED, JOB_ENDED, JOB_FAILED)
 
@@ -80,7 +82,8 @@ class Rows:
         is_job = events.column("job_name").is_valid().to_numpy(zero_copy_only=False)
         codes = np.where(is_job, _JOB_CODES[outcome], _RUN_CODES[outcome]) if self.count else np.zeros(0, np.int8)
         self.codes: Final[list[int]] = codes.tolist()
-        failing = np.flatnonzero((codes == JOB_FAILED) | (codes == RUN_FAILED) | (codes == RUN_ENDED))
+        self.outcomes: Final[list[int]] = outcome.tolist()
+        failing = np.flatnonzero((codes == JOB_FAILED) | (codes == RUN_FAILED))
         self.details: Final[dict[int, dict[str, Any]]] = dict(
             zip(failing.tolist(), events.take(pa.array(failing)).to_pylist(), strict=True)
         )
@@ -88,7 +91,6 @@ class Rows:
             events, jobs, at=at, stream=stream, codes=codes, running=outcome == _RUNNING, lateness_ms=lateness_ms
         )
         self._counts: Final[npt.NDArray[np.bool_]] = self._panes.pop("counts")
-        self.running: Final[list[bool]] = (outcome == _RUNNING).tolist()
         self.minutes: Final[list[int]] = np.unique(self._panes["minute"]).tolist()
         self.late: Final = int(self._panes["late"].sum())
 

@@ -15,7 +15,6 @@ The Bytewax step, the backtest and the benchmarks all call this object; none has
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -28,13 +27,14 @@ from analytics.detectors.detector import JOB, JOB_RUN, Detector, Seen, milliseco
 from analytics.findings import Context, Findings
 from analytics.memory import Durations, Generations, Ids, Timers
 from analytics.panes import BUCKETS, MINUTE_MS, Panes
-from analytics.policy.decide import decide
+from analytics.policy.decide import FailedJob, decide
 from analytics.rows import (
     JOB_ENDED,
     JOB_FAILED,
     JOB_PASSED,
     JOB_STARTED,
     OTHER,
+    OUTCOMES,
     RUN_ENDED,
     RUN_FAILED,
     Rows,
@@ -253,7 +253,7 @@ class Shard:
         at = rows.at[i]
         if self._first_look_ms is None or self._ended_early.get(job_run) or at <= self.stream_ms - self._absent_ms:
             return
-        outcome = Outcome.RUNNING if rows.running[i] else Outcome.QUEUED
+        outcome = OUTCOMES[rows.outcomes[i]]
         known = self._running.get(job_run)
         if known is not None:
             if outcome is Outcome.QUEUED or known[3] == Outcome.RUNNING:
@@ -359,21 +359,21 @@ class Shard:
     # --- cases
 
     def _trouble(self, rows: Rows, i: int, job_run: str, code: int) -> None:
-        """A failed job, a failed run, or the end of a run."""
+        """Take a failed job, a failed run, or the end of a run."""
         key = case_key_of(job_run)
-        detail, at, position = rows.details[i], rows.at[i], rows.positions[i]
+        at, outcome = rows.at[i], OUTCOMES[rows.outcomes[i]]
         case = self._cases.get(key)
         if code == RUN_ENDED and case is None:
-            self._run_ends.put(key, [detail["outcome"], at])
+            self._run_ends.put(key, [outcome.value, at])
             return
         if case is None:
-            case = self._case(key, detail, at)
+            case = self._case(key, rows.details[i], at)
         if code != JOB_FAILED:
-            case.ended = Outcome(detail["outcome"])
+            case.ended = outcome
         if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
-            self._failed(case, rows, i, detail)
+            self._failed(case, rows, i)
         case.newest_ms = max(case.newest_ms, at)
-        self._touch(case, rows.received[i], position)
+        self._touch(case, rows.received[i], rows.positions[i])
 
     def _case(self, key: str, detail: dict[str, Any], at: int) -> Case:
         names = {n: detail[n] for n in ("instance", "repository", "pipeline_id", "workflow_id", "attempt")}
@@ -394,9 +394,9 @@ class Shard:
         self._cases[key] = case
         return case
 
-    def _failed(self, case: Case, rows: Rows, i: int, detail: dict[str, Any]) -> None:
+    def _failed(self, case: Case, rows: Rows, i: int) -> None:
         """Explain one failed job and put it into its case and its history."""
-        at, position = rows.at[i], rows.positions[i]
+        detail, at, position = rows.details[i], rows.at[i], rows.positions[i]
         text = detail["failure_excerpt"]
         told = {n: detail[n] for n in ("platform", "outcome", "step")}
         reason, exit_code = detail["failure_reason"], detail["failure_exit_code"]
@@ -502,7 +502,7 @@ class Shard:
         case = touch.case
         views = [job.view(repeated=repeated) for job, repeated in touch.jobs]
         decision = decide(case.view(views, ended=touch.ended, given_up=touch.given_up), self.rulebook.policy)
-        calls = json.dumps(decision.calls, ensure_ascii=False)
+        calls = msgspec.json.encode(decision.calls).decode()
         covered = sorted(view.failure_id for view in views)
         said = [decision.verdict.value, decision.reason.value, calls, covered]
         if said == case.last:
@@ -511,7 +511,7 @@ class Shard:
         case.revision += 1
         top = min(touch.jobs, key=lambda j: (j[0].score is None, j[0].score or 0.0, j[0].failure_id))[0].top
         explanation = {
-            "jobs": [view._asdict() for view in sorted(views, key=lambda v: (v.at_ms, v.failure_id))],
+            "jobs": [dict(zip(FailedJob._fields, view, strict=True)) for view in sorted(views, key=_by_time)],
             "run_ended": touch.ended,
             "rerun_after": case.rerun_after,
             "score_moved_by": top,
@@ -540,7 +540,7 @@ class Shard:
                 signature=decision.signature,
                 score=decision.score,
                 model=self.rulebook.scorer.version,
-                explanation=json.dumps(explanation, ensure_ascii=False),
+                explanation=msgspec.json.encode(explanation).decode(),
                 occurred_ms=touch.newest_ms,
                 received_ms=touch.received_ms,
                 at_ms=touch.where.at_ms,
@@ -801,6 +801,10 @@ _SAME: Final = (
     "step",
     "url",
 )
+
+
+def _by_time(job: FailedJob) -> tuple[int, str]:
+    return job.at_ms, job.failure_id
 
 
 def _visible(detector: Detector, history: list[Seen], at_ms: int) -> list[Seen]:

@@ -27,6 +27,7 @@ from models.records.event import PlatformName
 from models.records.outputs import Category
 
 _MAX_PATTERN: Final = 1000  # characters
+_DFA_BYTES: Final = 256 << 20  # what the states of one set may take; RE2 finds nothing where it does not suffice
 _CACHED: Final = 8192  # facts are few and come again and again
 
 
@@ -119,6 +120,7 @@ class _Patterns:
         options = re2.Options()
         options.never_nl = False
         options.log_errors = False
+        options.max_mem = _DFA_BYTES
         self._ranks: Final = [rank for rank, _ in patterns]
         self._set = re2.Set.SearchSet(options)
         self._single: Final[dict[int, list[Any]]] = {}
@@ -136,7 +138,7 @@ class _Patterns:
 
     def hits(self, where: str) -> set[int]:
         """Ranks of the signatures of which some pattern matches."""
-        return {self._ranks[i] for i in self._set.Match(where)} if self._ranks else set()
+        return {self._ranks[i] for i in self._set.Match(where) or ()} if self._ranks else set()
 
     def last(self, rank: int, where: str) -> tuple[str, tuple[tuple[str, str], ...]] | None:
         """The last line that a pattern of the signature matches, and its captures."""
