@@ -224,7 +224,7 @@ class EmbeddedValkey(_Server):
 
 
 class EmbeddedPostgres(_Server):
-    """A PostgreSQL with one superuser, postgres. Without `durable` it never fsyncs, and survives kills but no power cut."""
+    """A PostgreSQL with one superuser, postgres. Without `durable` it never fsyncs: only for what may be lost."""
 
     name = "postgres"
     farewell = signal.SIGINT  # "fast shutdown", https://www.postgresql.org/docs/18/server-shutdown.html
