@@ -128,7 +128,7 @@ def guard_stream_gaps_total(*, shard: Shard, kind: Literal["lost_tail", "trimmed
 def guard_stream_time_lag_seconds(*, shard: Shard) -> None:
     """How far the shard's stream time is behind the clock.
 
-    Above a few seconds without depth: no heartbeats come, so absences are not noticed. Is a receiver running?
+    Above a few seconds without depth: no heartbeats come, so absences are not noticed. See that a receiver runs.
     """
 
 
