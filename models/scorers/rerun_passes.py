@@ -31,6 +31,8 @@ _LIMITS: Final[dict[str, float]] = {"attempt": 10.0, "failed_jobs": 10.0, "log_d
 """The features that are numbers, and where each stops growing: a linear model must not follow an absurd value."""
 _EVIDENCE: Final = ("signature", "reason", "step")
 """What speaks of a cause. The rest only says where and when, and supports no score by itself."""
+_SAYS_NOTHING: Final = frozenset({NONE, "failure", "failed", "script_failure", "unknown_failure"})
+"""Nor do these: that it failed, or that some command did, is true of every failure."""
 
 _LEAST_SEEN: Final = 20
 """A text that fewer training cases had is no feature: it would be learnt by heart."""
@@ -105,7 +107,8 @@ class RerunPasses(Scorer):
 
     def _score(self, features: Features) -> Score:
         weights = self._weights
-        if not any(f"{name}={value}" in weights for name in _EVIDENCE if (value := features.get(name, NONE)) != NONE):
+        told = ((name, features.get(name, NONE)) for name in _EVIDENCE)
+        if not any(f"{name}={value}" in weights for name, value in told if value not in _SAYS_NOTHING):
             return Score.unknown(self.model, self._version)
         parts = [(cell, weights[cell] * x) for cell, x in _cells(features) if cell in weights]
         odds = math.fsum([self._intercept, *(part for _, part in parts)])

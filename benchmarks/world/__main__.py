@@ -1,0 +1,88 @@
+"""Run the world as a process of its own: `python -m benchmarks.world --url http://127.0.0.1:8080/webhooks ...`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.world.deliveries import Source, Weather, deliveries, truth
+from benchmarks.world.places import settle
+from benchmarks.world.post import Ledger, Poster
+from benchmarks.world.records import Clock, Happening
+from benchmarks.world.sim import Habits, World
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.world", description=__doc__)
+    add = parser.add_argument
+    add("--url", required=True, help="the receiver's address, up to and without the source's name")
+    add("--secrets-json", required=True, metavar="FILE", help="sources by name: platform, kind, secret; - is stdin")
+    add("--seed", type=int, default=7)
+    add("--speed", type=float, default=60.0, help="how many simulated seconds pass in one")
+    add("--duration", type=float, default=60.0, help="seconds until it ends")
+    add("--rate", type=float, default=2.0, help="pushes per second; each makes 10 to 30 deliveries")
+    add("--repositories", type=int, default=48)
+    add("--duplicates", type=float, default=0.03, help="share of deliveries that come twice")
+    add("--disorder", type=float, default=0.5, help="seconds by which deliveries may overtake each other")
+    add("--delayed", type=float, default=0.0, help="share of deliveries that come --delay seconds late")
+    add("--delay", type=float, default=10.0)
+    add("--lost", type=float, default=0.0, help="share of deliveries that never come")
+    add("--ledger", metavar="FILE", help="append what is true and what was answered, as JSON lines")
+    add("--connections", type=int, default=32)
+    return parser.parse_args(argv)
+
+
+def read_sources(where: str) -> dict[str, Source]:
+    """The sources written in the JSON file `where`, or on standard input."""
+    text = sys.stdin.read() if where == "-" else Path(where).read_text("utf-8")
+    return msgspec.json.decode(text, type=dict[str, Source])
+
+
+def _told(happenings: Iterator[Happening], ledger: Ledger) -> Iterator[Happening]:
+    for happening in happenings:
+        true = truth(happening)
+        if true is not None:
+            ledger.write("truth", true)
+        yield happening
+
+
+async def _run(args: argparse.Namespace, ledger: Ledger) -> dict[str, object]:
+    sources = read_sources(args.secrets_json)
+    began = time.time()
+    repositories = settle({n: s.platform for n, s in sources.items()}, seed=args.seed, count=args.repositories)
+    habits = Habits(pushes_per_second=args.rate / args.speed)
+    world = World(repositories, habits, seed=args.seed, salt=f"{began:.3f}")
+    weather = Weather(args.duplicates, args.disorder, args.delayed, args.delay, args.lost)
+    happenings = _told(world.happenings(args.duration * args.speed), ledger)
+    poster = Poster(args.url, ledger, connections=args.connections)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    due = deliveries(happenings, sources, Clock(began, args.speed), weather, seed=args.seed)
+    await poster.post_all(due, stop)
+    return {
+        "seed": args.seed,
+        "seconds": round(time.time() - began, 1),
+        "deliveries": poster.statuses.total(),
+        "statuses": {str(status): n for status, n in sorted(poster.statuses.items())},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Post the world's webhooks until the time is up or a signal comes; say in one JSON line what was answered."""
+    args = _arguments(argv)
+    with ExitStack() as stack:
+        file = stack.enter_context(Path(args.ledger).open("a", encoding="utf-8")) if args.ledger else None
+        print(msgspec.json.encode(asyncio.run(_run(args, Ledger(file)))).decode())
+
+
+if __name__ == "__main__":
+    main()
