@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ MAX_NAME_BYTES: Final = 512  # as models.records.columns allows for what becomes
 MAX_URL_BYTES: Final = 2048
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTAINERS: Final = frozenset({dict, list})
 _DATE_LENGTH: Final = len("2026-01-01")
 
 
@@ -73,19 +74,16 @@ def _refuse(text: str) -> None:
     raise MalformedPayload(f"the body has {text}, which is not JSON")
 
 
-def _deeper_than(value: object, levels: int) -> bool:
-    layer = [value]
+def _deeper_than(value: dict[str, Any], levels: int) -> bool:
+    layer: list[Any] = [value]
     for _ in range(levels):
-        layer = [inner for outer in layer for inner in _containers(outer)]
-        if not layer:
+        inner: list[Any] = []
+        for outer in layer:
+            inner += [item for item in (outer.values() if type(outer) is dict else outer) if type(item) in _CONTAINERS]
+        if not inner:
             return False
+        layer = inner
     return True
-
-
-def _containers(value: Any) -> Iterator[object]:  # noqa: ANN401 - a dict or a list
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, (dict, list)):
-            yield inner
 
 
 def _kind(value: object) -> str:

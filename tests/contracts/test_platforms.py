@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.platforms import PLATFORMS
@@ -192,6 +192,7 @@ json_values = st.recursive(
 
 
 @each_platform
+@settings(deadline=None)  # how long an example takes is the machine's affair
 @given(
     json_values, st.sampled_from(["workflow_run", "workflow_job", "check_run", "check_suite", "org.jenkinsci.job.x"])
 )
@@ -209,6 +210,7 @@ def test_any_json_is_events_a_reason_or_malformed(platform: str, body: Any, kind
 
 
 @each_platform
+@settings(deadline=None)  # how long an example takes is the machine's affair
 @given(st.binary(max_size=200), st.sampled_from(["application/json", "application/x-www-form-urlencoded"]))
 def test_any_bytes_are_events_a_reason_or_malformed(platform: str, body: bytes, content_type: str) -> None:
     request = Request({"x-github-event": "workflow_run", "content-type": content_type}, body, RECEIVED_AT)
