@@ -27,8 +27,8 @@ class Job:
     score: float | None = None
     top: tuple[tuple[str, float], ...] = ()
 
-    def view(self, *, repeated: bool) -> FailedJob:
-        """The job as the policy sees it."""
+    def view(self, *, in_deploy: bool, in_fork: bool, repeated: bool) -> FailedJob:
+        """The job as the policy sees it; what is true of its run is true of it."""
         return FailedJob(
             self.failure_id,
             self.job_id,
@@ -36,8 +36,8 @@ class Job:
             self.signature,
             self.transient,
             self.hard_stop,
-            self.is_deploy,
-            self.is_fork,
+            self.is_deploy or in_deploy,
+            self.is_fork or in_fork,
             self.allow_failure,
             self.native_retries,
             self.score,
@@ -59,8 +59,10 @@ class Case:
     attempt: int
     commit_sha: str | None
     branch: str | None
-    rerun_after: str
+    rerun_after: str | None
     newest_ms: int
+    is_deploy: bool = False  # what the run says of itself; its jobs need not know
+    is_fork: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     ended: Outcome | None = None
     given_up: bool = False

@@ -100,6 +100,8 @@ class _Touch(NamedTuple):
     jobs: list[tuple[Job, bool]]
     ended: Outcome | None
     given_up: bool
+    in_deploy: bool
+    in_fork: bool
     received_ms: int
     newest_ms: int
     where: Context
@@ -370,6 +372,9 @@ class Shard:
             case = self._case(key, rows.details[i], at)
         if code != JOB_FAILED:
             case.ended = outcome
+        if code == RUN_FAILED:
+            case.is_deploy = case.is_deploy or bool(rows.details[i]["is_deploy"])
+            case.is_fork = case.is_fork or bool(rows.details[i]["is_fork"])
         if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
             self._failed(case, rows, i)
         case.newest_ms = max(case.newest_ms, at)
@@ -383,7 +388,7 @@ class Shard:
             platform=detail["platform"],
             commit_sha=detail["commit_sha"],
             branch=detail["branch"],
-            rerun_after=detail["rerun_after"] or "run",
+            rerun_after=detail["rerun_after"],
             newest_ms=at,
             **names,
         )
@@ -461,7 +466,17 @@ class Shard:
         case.due_second = self._timers.at(self.stream_ms + wait, "case", case.key)
         jobs = [(job, self._is_repeated(job)) for job in case.failed_jobs()]
         self._touches.append(
-            _Touch(case, jobs, case.ended, case.given_up, received_ms, case.newest_ms, self._where(position))
+            _Touch(
+                case=case,
+                jobs=jobs,
+                ended=case.ended,
+                given_up=case.given_up,
+                in_deploy=case.is_deploy,
+                in_fork=case.is_fork,
+                received_ms=received_ms,
+                newest_ms=case.newest_ms,
+                where=self._where(position),
+            )
         )
 
     def _is_repeated(self, job: Job) -> bool:
@@ -500,7 +515,8 @@ class Shard:
 
     def _decide(self, touch: _Touch) -> None:
         case = touch.case
-        views = [job.view(repeated=repeated) for job, repeated in touch.jobs]
+        run = {"in_deploy": touch.in_deploy, "in_fork": touch.in_fork}
+        views = [job.view(**run, repeated=repeated) for job, repeated in touch.jobs]
         decision = decide(case.view(views, ended=touch.ended, given_up=touch.given_up), self.rulebook.policy)
         calls = msgspec.json.encode(decision.calls).decode()
         covered = sorted(view.failure_id for view in views)

@@ -19,6 +19,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
+from models.records.duration import duration
 from models.records.errors import ConfigError
 from models.records.event import Outcome
 
@@ -101,22 +102,6 @@ def _walk() -> tuple[type[Detector], ...]:
         if isinstance(item, type) and issubclass(item, Detector) and item is not Detector
     ]
     return tuple(sorted(classes, key=lambda c: c.__name__))
-
-
-_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def duration(text: str) -> timedelta:
-    """Read "20s", "30m", "6h": a whole number and one of ms, s, m, h, d.
-
-    Raises:
-        ValueError: anything else.
-    """
-    number = text.rstrip("msdh")
-    unit = text[len(number) :]
-    if not number.isdecimal() or unit not in _UNITS:
-        raise ValueError(f'{text!r} is no duration such as "20s", "30m" or "6h"')
-    return timedelta(milliseconds=int(number) * _UNITS[unit])
 
 
 def configured(parameters: Mapping[str, Mapping[str, Any]]) -> tuple[Detector, ...]:

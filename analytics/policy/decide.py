@@ -53,7 +53,9 @@ class CaseView(NamedTuple):
     pipeline_id: str
     workflow_id: str | None
     attempt: int
-    rerun_after: str  # "job" or "run": what must have ended before the platform takes a rerun
+    rerun_after: (
+        str | None
+    )  # "job" or "run": what must have ended before the platform takes a rerun; None: it never does
     ended: Outcome | None
     given_up: bool  # the end of the run was waited for in vain
     jobs: tuple[FailedJob, ...]
@@ -99,7 +101,7 @@ def decide(case: CaseView, policy: Policy) -> Decision:
             if refuses(job):
                 return Decision(Verdict.SKIP, reason, job.signature, job.score)
     worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
-    refusal = _about_all(case, policy, jobs, worst)
+    refusal = Reason.NOT_RERUNNABLE if case.rerun_after is None else _about_all(case, policy, jobs, worst)
     if refusal is not None:
         return Decision(Verdict.SKIP, refusal, worst.signature, worst.score)
     if case.rerun_after == "run" and case.ended is None:

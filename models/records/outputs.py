@@ -131,6 +131,7 @@ class Reason(StrEnum):
     SCORE_UNKNOWN = "score_unknown"
     SCORE_TOO_LOW = "score_too_low"
     ALLOWED_TO_FAIL = "allowed_to_fail"
+    NOT_RERUNNABLE = "not_rerunnable"
 
 
 class DecisionRow(NamedTuple):
