@@ -29,10 +29,8 @@ _DEFAULTS = {
     "keepalives_count": "2",
     "tcp_user_timeout": "15000",
 }
-_SESSION = (
-    "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s "
-    "-c synchronous_commit=on -c TimeZone=UTC"
-)
+_SESSION = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s -c TimeZone=UTC"
+_DURABLE = "-c synchronous_commit=on"
 _MIGRATION_LOCK = 0x67756172  # "guar"
 _PRUNED = ("failures", "findings", "decisions", "aggregates", "dead_letters")
 
@@ -70,7 +68,7 @@ class Migration(NamedTuple):
 
 
 def connect(url: str, *, application_name: str = "guard", autocommit: bool = True) -> Connection:
-    """Connect with time-outs, in UTC, with durable commits; what `url` says of connecting outranks our defaults.
+    """Connect with time-outs, in UTC; what `url` says outranks our defaults, except that commits are durable.
 
     Raises:
         Unavailable: no server answers there, or it does not let us in.
@@ -80,7 +78,7 @@ def connect(url: str, *, application_name: str = "guard", autocommit: bool = Tru
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"not a PostgreSQL URL: {error}") from error
-    options = f"{given.pop('options', None) or ''} {_SESSION}".strip()
+    options = f"{_SESSION} {given.pop('options', None) or ''} {_DURABLE}"
     parameters: dict[str, Any] = {**_DEFAULTS, "application_name": application_name, **given, "options": options}
     with unavailable():
         return psycopg.connect(make_conninfo(**parameters), autocommit=autocommit)

@@ -1,0 +1,156 @@
+"""Records as a shard would say them, told apart by a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connectors.postgres import Progress
+from models.records.event import uuid5_text
+from models.records.outputs import Aggregate, DeadLetter, DecisionRow, Failure, FindingRow, ShardOutput
+
+NOW_MS = 1_795_000_000_123
+MINUTE_MS = 60_000
+
+
+def failure(number: int, **changes: Any) -> Failure:
+    """The failed job `number` of the run attempt of the same number, unless `changes` say otherwise."""
+    return Failure(
+        failure_id=uuid5_text("failure", str(number)),
+        case_id=uuid5_text("case", str(number)),
+        shard=number % 12,
+        position=number,
+        platform="github",
+        instance="github.com",
+        repository="org/repo",
+        pipeline_id=str(number),
+        workflow_id=None,
+        attempt=1,
+        job_id=str(number * 10),
+        workflow="CI",
+        job_name="test (3.11)",
+        commit_sha="c" * 40,
+        branch="main",
+        author=None,
+        outcome="failed",
+        occurred_ms=NOW_MS,
+        received_ms=NOW_MS + 250,
+        duration_ms=61_000,
+        exit_code=3_221_225_786,
+        reason="failure",
+        step="Run tests",
+        excerpt='tab\there, "quoted", back\\slash, {brace}, null\nline two \u00e9\u2028\x1b[31m',
+        diagnosis="matched",
+        signature="connection-reset",
+        category="network",
+        transient=True,
+        cause="The network",
+        score=0.1 + 0.2,
+        model="rerun-1",
+        late=False,
+        rulebook="d" * 64,
+        url="https://ci.example/1",
+    )._replace(**changes)
+
+
+def finding(number: int, revision: int = 1, **changes: Any) -> FindingRow:
+    """Finding `number`, on the job and repository of failure()."""
+    return FindingRow(
+        finding_id=uuid5_text("finding", str(number)),
+        revision=revision,
+        shard=number % 12,
+        position=number,
+        detector="repeated_failure",
+        state="raised",
+        instance="github.com",
+        repository="org/repo",
+        subject='{"job_name":"test (3.11)"}',
+        first_ms=NOW_MS - MINUTE_MS,
+        last_ms=NOW_MS,
+        occurrences=3,
+        events=[uuid5_text("failure", str(number))],
+        message="failed 3 times",
+        at_ms=NOW_MS + 300,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
+def decision(number: int, revision: int = 1, **changes: Any) -> DecisionRow:
+    """Revision of the decision about the run attempt of failure `number`."""
+    return DecisionRow(
+        decision_id=uuid5_text("decision", str(number), str(revision)),
+        case_id=uuid5_text("case", str(number)),
+        revision=revision,
+        shard=number % 12,
+        position=number,
+        platform="github",
+        instance="github.com",
+        repository="org/repo",
+        pipeline_id=str(number),
+        workflow_id=None,
+        attempt=1,
+        commit_sha=None,
+        branch="main",
+        verdict="wait",
+        reason="run_in_progress",
+        mode="observe",
+        action=None,
+        calls="[]",
+        jobs=[uuid5_text("failure", str(number))],
+        signature=None,
+        score=None,
+        model=None,
+        explanation='{"score": 0.30000000000000004}',
+        occurred_ms=NOW_MS,
+        received_ms=NOW_MS + 250,
+        at_ms=NOW_MS + 300,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
+def aggregate(number: int, **changes: Any) -> Aggregate:
+    """Minute `number` of one repository."""
+    return Aggregate(
+        shard=number % 12,
+        position=number,
+        platform="github",
+        instance="github.com",
+        repository="org/repo",
+        minute_ms=(NOW_MS // MINUTE_MS + number) * MINUTE_MS,
+        started=5,
+        completed=3,
+        failed=1,
+        duration_ms_sum=12_000,
+        durations=[0, 0, 4, 0],
+        late=0,
+    )._replace(**changes)
+
+
+def letter(number: int, **changes: Any) -> DeadLetter:
+    """Dead letter `number`, with bytes that are no text."""
+    return DeadLetter(
+        dead_letter_id=uuid5_text("dead", str(number)),
+        shard=number % 12,
+        position=number,
+        entry_id=f"{NOW_MS}-{number}",
+        part=0,
+        reason="bad_checksum",
+        detail="",
+        source=None,
+        payload=bytes(range(256)),
+        received_ms=NOW_MS,
+    )._replace(**changes)
+
+
+def output(number: int) -> ShardOutput:
+    """One record of each kind."""
+    return ShardOutput([failure(number)], [finding(number)], [decision(number)], [aggregate(number)], [letter(number)])
+
+
+def failures(*numbers: int, **changes: Any) -> ShardOutput:
+    """Only failures."""
+    return ShardOutput([failure(number, **changes) for number in numbers], [], [], [], [])
+
+
+def progress(position: int) -> Progress:
+    """As far as entry `position`."""
+    return Progress(f"{NOW_MS}-{position}", position, NOW_MS + position, "d" * 64)
