@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import QueryCanceled
 
@@ -17,10 +20,12 @@ from connectors import postgres
 from connectors.postgres import Connection, connect, migrate, prune, schema_version
 from connectors.postgres_queries import dead_letter, dead_letters, explain, mark_replayed, status
 from connectors.postgres_rows import STATEMENT, TABLES, Written, texts
+from connectors.postgres_schema import document
 from models.records.errors import ConfigError, Unavailable
 from models.records.outputs import ShardOutput
 from tests.connectors.outputs import MINUTE_MS, NOW_MS, aggregate, decision, failure, finding, letter, output, progress
 
+ROOT = Path(__file__).parents[2]
 OWN_COLUMNS = {"dead_letters": {"written_at", "replayed_at"}}  # every other table adds only written_at
 VIEWS = {
     "current_decisions",
@@ -143,6 +148,12 @@ def test_every_table_and_view_says_what_it_is(connection: Connection) -> None:
     assert [name for name, _, comment in rows if not comment] == []
 
 
+def test_the_page_of_the_schema_is_current(connection: Connection) -> None:
+    assert (ROOT / "docs/schema.md").read_text() == document(connection), (
+        "write it with: .venv/bin/python -m connectors.postgres_schema URL > docs/schema.md"
+    )
+
+
 def as_record(table: str, row: dict[str, Any]) -> list[Any]:
     """The values of a row as its record has them."""
     values = []
@@ -174,6 +185,28 @@ def test_what_is_read_is_what_was_said(connection: Connection) -> None:
             for column, value in zip(TABLES[table], getattr(said, table)[0], strict=True)
         ]
         assert as_record(table, row) == expected
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    number=st.integers(-(1 << 63), (1 << 63) - 1),
+    score=st.floats(allow_nan=False, allow_infinity=False),
+    at_ms=st.integers(0, 4_102_444_800_000),
+    payload=st.binary(),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_comes_back_as_it_went_in(
+    connection: Connection, text: str, number: int, score: float, at_ms: int, payload: bytes
+) -> None:
+    said = failure(1, excerpt=text, exit_code=number, score=score, occurred_ms=at_ms)
+    with connection.transaction(force_rollback=True):
+        write(connection, ShardOutput([said], [], [], [], [letter(1, payload=payload)]))
+        row = connection.execute(
+            "SELECT excerpt, exit_code, score, extract(epoch FROM occurred_at) * 1000 FROM guard.failures"
+        ).fetchone()
+        letters = connection.execute("SELECT payload FROM guard.dead_letters").fetchall()
+    assert row == (text, number, score, at_ms)
+    assert letters == [(payload,)]
 
 
 def test_the_decision_in_force_is_the_highest_revision(connection: Connection) -> None:
