@@ -126,7 +126,6 @@ _POOL: Final = ptars.HandlerPool(
 _SINGLE: Final = _POOL.get_for_message(event_pb2.Event.DESCRIPTOR)
 _MANY: Final = _POOL.get_for_message(event_pb2.EventBatch.DESCRIPTOR)
 _READ: Final = pa_json.ParseOptions(explicit_schema=JSON_SCHEMA, unexpected_field_behavior="ignore")
-_ONE_BLOCK: Final = pa_json.ReadOptions(use_threads=False, block_size=1 << 30)
 
 _PLATFORMS: Final = pa.array(get_args(PlatformName))
 _EVENT_TYPES: Final = pa.array([t.value for t in EventType])
@@ -239,7 +238,8 @@ def _from_json(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
     joined = b"\n".join(payloads)
     if not joined.isascii():
         joined.decode()
-    table = pa_json.read_json(pa.BufferReader(joined), read_options=_ONE_BLOCK, parse_options=_READ)
+    one_block = pa_json.ReadOptions(use_threads=False, block_size=len(joined) + 1)
+    table = pa_json.read_json(pa.BufferReader(joined), read_options=one_block, parse_options=_READ)
     if table.num_rows != len(payloads):
         raise MalformedPayload("more than one JSON object in an entry")
     return table.combine_chunks().to_batches()[0], None
