@@ -40,11 +40,11 @@ class Habits:
     pushes_per_second: float
     breaks: float = 0.10  # a push breaks a job that worked
     mends: float = 0.55  # a push mends what was broken
-    strikes: float = 0.015  # infrastructure or resources fail a job, outages aside
+    strikes: float = 0.02  # infrastructure or resources fail a job, outages aside
     hangs: float = 0.006
     cancels: float = 0.01
     reruns: float = 0.5  # somebody runs a failed attempt again; halved for every attempt before
-    outage_gap: float = 900.0
+    outage_gap: float = 1500.0
     outage_length: tuple[float, float] = (120.0, 480.0)
     outage_strikes: float = 0.5  # share of the jobs begun in an outage that it fails
 

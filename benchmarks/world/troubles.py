@@ -62,7 +62,7 @@ REAL: Final = (
     Trouble(
         "missing_artifact",
         "real",
-        "setup",
+        "deploy",
         0.0,
         ("ERROR: This job depends on other jobs with expired or erased artifacts",),
         gitlab="missing_dependency_failure",

@@ -35,7 +35,7 @@ _SAYS_NOTHING: Final = frozenset({NONE, "failure", "failed", "script_failure", "
 """Nor do these: that it failed, or that some command did, is true of every failure."""
 
 _LEAST_SEEN: Final = 20
-"""A text that fewer training cases had is no feature: it would be learnt by heart."""
+"""What fewer training cases had is no feature: it would be learnt by heart. Nor is what all of them had alike."""
 _DECIMALS: Final = 6
 
 
@@ -186,7 +186,9 @@ def fit(features: Sequence[Features], labels: Sequence[bool]) -> tuple[DictVecto
 
     rows = [dict(_cells(each)) for each in features]
     seen = Counter(cell for row in rows for cell in row)
-    kept = [{cell: x for cell, x in row.items() if seen[cell] >= _LEAST_SEEN} for row in rows]
+    values = {cell: x for row in rows for cell, x in row.items()}
+    same = {c for c, n in seen.items() if n == len(rows) and all(row[c] == values[c] for row in rows)}
+    kept = [{c: x for c, x in row.items() if seen[c] >= _LEAST_SEEN and c not in same} for row in rows]
     vectoriser = DictVectorizer(sparse=True, sort=True)
     regression = LogisticRegression(C=1.0, max_iter=2000, tol=1e-9)
     regression.fit(vectoriser.fit_transform(kept), [bool(label) for label in labels])

@@ -25,7 +25,7 @@ CLOCK: Final = Clock(1_763_900_000.0, 60.0)
 
 def happen(seed: int = 7, *, seconds: float = 3600.0, salt: str = "") -> list[Happening]:
     repositories = settle({name: source.platform for name, source in SOURCES.items()}, seed=seed, count=28)
-    return list(World(repositories, Habits(pushes_per_second=1 / 40), seed=seed, salt=salt).happenings(seconds))
+    return list(World(repositories, Habits(pushes_per_second=1 / 20), seed=seed, salt=salt).happenings(seconds))
 
 
 def deliver(happenings: list[Happening], weather: Weather = CALM, seed: int = 7) -> list[Delivery]:
