@@ -1,0 +1,111 @@
+"""The recovery directory: made once, private, and bound to the rows in PostgreSQL that belong to it.
+
+Bytewax keeps its snapshots there as pickles in SQLite, so that who can write to it can run code: it is 0700 and ours.
+The directory and PostgreSQL both hold its id. A directory that is new, while PostgreSQL knows of another, means that
+the state is lost: starting over would say everything again from the start of the streams, with state that does not
+fit. That is refused, unless the operator says from where to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from bytewax.recovery import init_db_dir
+
+from connectors.postgres import Connection, Progress
+from models.records.errors import ConfigError
+
+PARTITIONS: Final = 4
+_IDENTITY: Final = "guard-store.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a shard begins that has no snapshot. `stream_ms` is the stream time it had come to."""
+
+    entry_id: str = "0-0"
+    position: int = 0
+    stream_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A recovery directory that is in place. `starts` holds for shards without a snapshot."""
+
+    directory: Path
+    store_id: str
+    starts: Mapping[int, Start]
+
+    def start(self, shard: int) -> Start:
+        """Where `shard` begins if it has no snapshot."""
+        return self.starts.get(shard, Start())
+
+
+def open_store(directory: Path, connection: Connection, progress: Mapping[int, Progress], *, anew: bool) -> Store:
+    """The recovery store in `directory`, made if it is not there.
+
+    `anew` goes on from `progress` where the store that PostgreSQL knows of is lost (--from-progress).
+
+    Raises:
+        ConfigError: the directory is open to others, or it is not the one that belongs to what is in PostgreSQL.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(f"flow.recovery_dir: {directory} must belong to this user and be open to nobody else (0700)")
+    store = _read(directory)
+    row = connection.execute("SELECT store_id::text FROM guard.recovery_store").fetchone()
+    noted = None if row is None else row[0]
+    if store is not None and noted in {None, store.store_id}:
+        _note(connection, store.store_id)
+        return store
+    if noted is not None and not anew:
+        found = "holds nothing" if store is None else f"holds the store {store.store_id}"
+        raise ConfigError(
+            f"flow.recovery_dir: {directory} {found}, but what is in PostgreSQL goes with the store {noted}. Give back "
+            "the directory, or go on from what PostgreSQL has with --from-progress: histories and open minutes are lost"
+        )
+    starts = {shard: Start(p.entry_id, p.position, p.stream_ms) for shard, p in progress.items()} if anew else {}
+    store = Store(directory, str(uuid4()), starts)
+    _make(store)
+    _note(connection, store.store_id)
+    return store
+
+
+def _read(directory: Path) -> Store | None:
+    identity = directory / _IDENTITY
+    if not identity.exists():
+        return None
+    said = json.loads(identity.read_text())
+    return Store(directory, said["store_id"], {int(shard): Start(*at) for shard, at in said["starts"].items()})
+
+
+def _make(store: Store) -> None:
+    """Make the store; the identity is written last, so that a half-made one is made again."""
+    for left in store.directory.glob("part-*.sqlite3*"):
+        left.unlink()
+    init_db_dir(store.directory, PARTITIONS)
+    starts = {shard: [at.entry_id, at.position, at.stream_ms] for shard, at in store.starts.items()}
+    identity = store.directory / _IDENTITY
+    beside = identity.with_suffix(".tmp")
+    with beside.open("w") as file:
+        json.dump({"store_id": store.store_id, "starts": starts}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(identity)
+
+
+def _note(connection: Connection, store_id: str) -> None:
+    connection.execute(
+        "INSERT INTO guard.recovery_store (store_id) VALUES (%s) "
+        "ON CONFLICT (one) DO UPDATE SET store_id = excluded.store_id, noted_at = clock_timestamp() "
+        "WHERE guard.recovery_store.store_id <> excluded.store_id",
+        [store_id],
+    )

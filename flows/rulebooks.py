@@ -1,0 +1,79 @@
+"""Rulebooks in force: kept in PostgreSQL by digest, put in force by a control entry in each shard's log."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from analytics.rulebook import Rulebook, compose
+from analytics.signatures.catalogue import read
+from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook
+from flows.settings import Settings
+from models.records.entry import Encoding, Entry, Kind
+from models.records.errors import ConfigError
+from models.records.event import SHARDS
+
+
+def configured(settings: Settings) -> Rulebook:
+    """The rulebook that the settings make of the shipped one.
+
+    Raises:
+        ConfigError: naming the key, or the signature file and entry.
+    """
+    files = settings.rulebook.signature_files
+    own = tuple(s for path in files for s in read(str(path), path.read_text("utf-8")))
+    policy = {"mode": settings.mode, **settings.rulebook.policy}
+    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=own)
+
+
+def resolver(url: str) -> Callable[[str], Rulebook]:
+    """What gives the rulebook of a digest: the shipped one, or one that PostgreSQL keeps. Each is read once."""
+    known = {(shipped := compose()).digest: shipped}
+
+    def resolve(digest: str) -> Rulebook:
+        if digest not in known:
+            with connect(url) as connection:
+                known[digest] = kept(connection, digest)
+        return known[digest]
+
+    return resolve
+
+
+def kept(connection: Connection, digest: str) -> Rulebook:
+    """The rulebook of `digest`.
+
+    Raises:
+        ConfigError: PostgreSQL has none of that digest, or what it has is not what was put in.
+    """
+    body = get_rulebook(connection, digest)
+    if body is None:
+        raise ConfigError(f"rulebook {digest}: not in PostgreSQL")
+    rulebook = Rulebook(body)
+    if rulebook.digest != digest:
+        raise ConfigError(f"rulebook {digest}: what PostgreSQL has under it has the digest {rulebook.digest}")
+    return rulebook
+
+
+def control(rulebook: Rulebook, now_ms: int) -> Entry:
+    """The entry that puts `rulebook` in force from where it stands."""
+    return Entry(Kind.CONTROL, Encoding.JSON, now_ms, msgspec.json.encode({"rulebook": rulebook.digest}))
+
+
+def activate(
+    rulebook: Rulebook,
+    connection: Connection,
+    progress: Mapping[int, Progress],
+    append: Callable[[int, Entry], None],
+    now_ms: int,
+) -> list[int]:
+    """Put `rulebook` in force in every shard that is not known to follow it already; return those shards.
+
+    A shard that has not come to an earlier control entry yet gets a second one, which changes nothing.
+    """
+    put_rulebook(connection, rulebook.digest, rulebook.body, created_by=getpass.getuser())
+    behind = [shard for shard in range(SHARDS) if shard not in progress or progress[shard].rulebook != rulebook.digest]
+    for shard in behind:
+        append(shard, control(rulebook, now_ms))
+    return behind

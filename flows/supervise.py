@@ -1,0 +1,94 @@
+"""Keeps the processes of the dataflow running: all together, since one that dies takes the others with it.
+
+Bytewax restarts nothing. When a process ends, the rest is ended too and all start again from the last snapshot, after a
+pause with full jitter that grows while they do not stay up. An error that no restart mends (exit status 2) ends it.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger()
+
+HOPELESS: Final = 2
+"""The exit status of a process that says that starting again will not help."""
+_STEADY_SECONDS: Final = 30.0
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 30.0
+_GRACE_SECONDS: Final = 5.0
+
+
+class Supervisor:
+    """Runs `commands` side by side until told to stop."""
+
+    def __init__(self, commands: Sequence[Sequence[str]], *, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+        """`start` makes a process of a command."""
+        self._commands = commands
+        self._start = start
+        self._stopping = threading.Event()
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def stop(self, *_: object) -> None:
+        """End all processes and do not start them again; a signal handler may call it."""
+        self._stopping.set()
+
+    def run(self) -> int:
+        """Run until stopped (0) or until starting again will not help (the exit status)."""
+        attempt = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._running = [self._start(command) for command in self._commands]
+            status = self._wait()
+            self._end_all()
+            if self._stopping.is_set():
+                break
+            if status == HOPELESS:
+                return status
+            attempt = 0 if time.monotonic() - began > _STEADY_SECONDS else attempt + 1
+            pause = random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311 - jitter
+            _log.warning("a process of the flow ended", status=status, restart_in_seconds=round(pause, 2))
+            self._stopping.wait(pause)
+        return 0
+
+    def _wait(self) -> int | None:
+        """Wait for the first process to end; its status, or None when told to stop."""
+        while not self._stopping.wait(0.05):
+            for process in self._running:
+                status = process.poll()
+                if status is not None:
+                    return status
+        return None
+
+    def _end_all(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in self._running:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def supervise(commands: Sequence[Sequence[str]]) -> int:
+    """Run `commands` under the signals of this process; the exit status to end with."""
+    supervisor = Supervisor(commands, start=subprocess.Popen)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, supervisor.stop)
+    return supervisor.run()
+
+
+def workers(processes: int, arguments: Sequence[str]) -> list[list[str]]:
+    """The command of each process of the dataflow."""
+    return [[sys.executable, "-m", "flows.worker", "--process", str(i), *arguments] for i in range(processes)]
