@@ -1,0 +1,184 @@
+"""Shards on Redis Streams: what their keys are called, how entries come in, how much waits.
+
+All keys of a shard share its hash tag, so that one script may touch them in a cluster too. Redis 7.0 and Valkey 9 both
+do; both must run with appendfsync always, or what was acknowledged may be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from connectors.delivery import Delivery
+from connectors.redis_wire import Command, pipelined, unavailable
+from models.records.entry import Encoding, Entry, Kind, encode, field_of
+from models.records.event import SHARDS
+
+GROUP: Final = "flow"
+"""The consumer group whose cursor shows how far the flow has durably come. Nothing is delivered through it."""
+
+MARK_TTL_MS: Final = 72 * 3600 * 1000
+"""How long a duplicate mark holds. GitHub redelivers deliveries of the past three days:
+https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks"""
+
+LOG_REQUEST_FIELD: Final = b"request"
+
+
+def log_key(shard: int) -> str:
+    """The stream that is the shard."""
+    return f"guard:{{{shard:02d}}}:log"
+
+
+def requests_key(shard: int) -> str:
+    """The stream of requests to read the logs of failed jobs."""
+    return f"guard:{{{shard:02d}}}:logs"
+
+
+def mark_key(shard: int, mark: str) -> str:
+    """The key that is there while `mark` counts as seen."""
+    return f"guard:{{{shard:02d}}}:seen:{mark}"
+
+
+APPEND: Final = f"""
+local appended, mark, at = 0, 2, 3
+for _ = 1, tonumber(ARGV[2]) do
+  local new = true
+  if ARGV[at] == '1' then
+    mark = mark + 1
+    new = redis.call('SET', KEYS[mark], '1', 'NX', 'PX', ARGV[1])
+  end
+  if new then
+    redis.call('XADD', KEYS[1], '*', ARGV[at + 1], ARGV[at + 2])
+    appended = appended + 1
+  end
+  at = at + 3
+end
+if appended > 0 then
+  for i = at, #ARGV do redis.call('XADD', KEYS[2], '*', '{LOG_REQUEST_FIELD.decode()}', ARGV[i]) end
+end
+return appended
+"""
+"""Append a delivery; the number of its entries that were new."""
+
+
+def append_arguments(delivery: Delivery, ttl_ms: int = MARK_TTL_MS) -> list[bytes | str | int]:
+    """The keys and arguments of APPEND, preceded by the number of keys."""
+    keys: list[bytes | str | int] = [log_key(delivery.shard), requests_key(delivery.shard)]
+    arguments: list[bytes | str | int] = [ttl_ms, len(delivery.items)]
+    for entry, mark in delivery.items:
+        if mark is not None:
+            keys.append(mark_key(delivery.shard, mark))
+        arguments += [0 if mark is None else 1, *encode(entry)]
+    return [len(keys), *keys, *arguments, *delivery.log_requests]
+
+
+def append_entry(client: redis.Redis, shard: int, entry: Entry) -> str:
+    """Append one entry, without a mark; the id that it was given.
+
+    Raises:
+        Unavailable: it is not known to be there.
+    """
+    with unavailable():
+        entry_id: Any = client.xadd(log_key(shard), dict([encode(entry)]))
+    return entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
+
+
+def publish(
+    client: redis.Redis, deliveries: Iterable[Delivery], *, batch: int = 1000, ttl_ms: int = MARK_TTL_MS
+) -> int:
+    """Append `deliveries` in order, `batch` in each round trip; the number of entries that were new.
+
+    Raises:
+        Unavailable: the current batch is not known to be there; those before it are.
+    """
+    appended = 0
+    left = iter(deliveries)
+    with unavailable():
+        script = str(client.script_load(APPEND))
+        connection = client.connection_pool.get_connection()
+        try:
+            while some := list(islice(left, batch)):
+                commands = [command for delivery in some for command in _commands(delivery, script, ttl_ms)]
+                for reply in pipelined(connection, commands):
+                    if isinstance(reply, redis.ResponseError):
+                        raise reply
+                    appended += reply if isinstance(reply, int) else 1
+        finally:
+            client.connection_pool.release(connection)
+    return appended
+
+
+def _commands(delivery: Delivery, script: str, ttl_ms: int) -> list[Command]:
+    if delivery.log_requests or any(mark is not None for _, mark in delivery.items):
+        return [("EVALSHA", script, *append_arguments(delivery, ttl_ms))]
+    return [("XADD", log_key(delivery.shard), "*", *encode(entry)) for entry, _ in delivery.items]
+
+
+class ShardBacklog(NamedTuple):
+    """What the flow has not durably read of a shard. A packed entry counts as one, a heartbeat as none."""
+
+    shard: int
+    depth: int
+    oldest_age_ms: int
+
+
+BACKLOG_SAMPLE: Final = 2000
+"""Up to so many unread entries the depth is exact; what lies beyond is taken to be like them."""
+
+_BACKLOG: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, 0, '', 0} end
+local after, lag = '0-0', -1
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+for _, group in ipairs(groups) do
+  local named = {}
+  for i = 1, #group, 2 do named[group[i]] = group[i + 1] end
+  if named['name'] == ARGV[1] then
+    after = named['last-delivered-id']
+    if named['lag'] then lag = named['lag'] end
+  end
+end
+local seen = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', ARGV[2])
+local events, oldest = 0, ''
+for _, entry in ipairs(seen) do
+  if entry[2][1] ~= ARGV[3] then
+    events = events + 1
+    if oldest == '' then oldest = entry[1] end
+  end
+end
+local length = redis.call('XLEN', KEYS[1])
+if #seen < tonumber(ARGV[2]) then lag = #seen elseif lag < 0 then lag = length end
+return {lag, #seen, oldest, events}
+"""
+
+
+def backlog(client: redis.Redis, *, now_ms: int) -> list[ShardBacklog]:
+    """Depth and age of the oldest unread event of every shard; age 0 where nothing is unread.
+
+    Without the flow's cursor (it never ran, or runs without a recovery store) all that is there counts as unread.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    heartbeat = field_of(Kind.HEARTBEAT, Encoding.JSON)
+    arguments = (GROUP, BACKLOG_SAMPLE, heartbeat)
+    commands: list[Command] = [("EVAL_RO", _BACKLOG, 1, log_key(shard), *arguments) for shard in range(SHARDS)]
+    with unavailable():
+        connection = client.connection_pool.get_connection()
+        try:
+            replies = pipelined(connection, commands)
+        finally:
+            client.connection_pool.release(connection)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                raise reply
+    return [_waiting(shard, now_ms, *reply) for shard, reply in enumerate(replies)]
+
+
+def _waiting(shard: int, now_ms: int, unread: int, seen: int, oldest: bytes | str, events: int) -> ShardBacklog:
+    depth = round(events * unread / seen) if seen else 0
+    text = oldest.decode() if isinstance(oldest, bytes) else oldest
+    age = max(0, now_ms - int(text.partition("-")[0])) if text else 0
+    return ShardBacklog(shard, depth, age)
