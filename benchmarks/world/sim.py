@@ -41,7 +41,7 @@ class Habits:
     breaks: float = 0.10  # a push breaks a job that worked
     mends: float = 0.55  # a push mends what was broken
     strikes: float = 0.02  # infrastructure or resources fail a job, outages aside
-    hangs: float = 0.006
+    hangs: float = 0.03  # a job with tests
     cancels: float = 0.01
     reruns: float = 0.5  # somebody runs a failed attempt again; halved for every attempt before
     outage_gap: float = 1500.0
