@@ -65,6 +65,7 @@ class Case:
     is_fork: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     ended: Outcome | None = None
+    ended_ms: int = 0
     given_up: bool = False
     revision: int = -1
     last: list[Any] | None = None

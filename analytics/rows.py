@@ -79,7 +79,8 @@ class Rows:
         runs = _joined(events, "instance", "repository", "pipeline_id", "workflow_id", attempt, "job_id")
         self.job_runs: Final[list[str]] = runs.to_pylist()
         outcome = pc.index_in(events.column("outcome"), _OUTCOMES).to_numpy(zero_copy_only=False)
-        is_job = events.column("job_name").is_valid().to_numpy(zero_copy_only=False)
+        named = [events.column(name).is_valid().to_numpy(zero_copy_only=False) for name in ("job_id", "job_name")]
+        is_job = named[0] | named[1]
         codes = np.where(is_job, _JOB_CODES[outcome], _RUN_CODES[outcome]) if self.count else np.zeros(0, np.int8)
         self.codes: Final[list[int]] = codes.tolist()
         self.outcomes: Final[list[int]] = outcome.tolist()

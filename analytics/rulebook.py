@@ -38,6 +38,9 @@ class Rulebook:
             raise ConfigError(f"rulebook: no such key {unknown[0]!r}")
         if body.get("version") != VERSION:
             raise ConfigError(f"rulebook.version: {body.get('version')!r} is not read here, {VERSION} is")
+        for name in ("detectors", "signatures", "policy", "scorer"):
+            if not isinstance(body.get(name, {}), Mapping):
+                raise ConfigError(f"rulebook.{name}: expected a table")
         self.body: Final[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(body))
         self.digest: Final = hashlib.sha256(msgspec.json.encode(self.body, order="sorted")).hexdigest()
         self.detectors: Final[tuple[Detector, ...]] = configured(body.get("detectors", {}))
@@ -83,6 +86,7 @@ def compose(
     }
     rulebook = Rulebook(body)
     rulebook.catalogue  # noqa: B018 - a pattern that does not compile is to be found now
+    rulebook.scorer  # noqa: B018 - and weights that cannot be read
     return rulebook
 
 

@@ -123,6 +123,24 @@ class _Diagnosed(NamedTuple):
     features: dict[str, float | str]
 
 
+class _Control(msgspec.Struct):
+    """The payload of a control entry."""
+
+    rulebook: str
+
+
+class _Reject(msgspec.Struct):
+    """What is read of the payload of a reject."""
+
+    reason: str
+    detail: str = ""
+    source: str | None = None
+
+
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON can raise."""
+
+
 class Shard:
     """One shard's state and judgement. Not for use by two threads at once."""
 
@@ -148,7 +166,8 @@ class Shard:
         self._from_ms = from_ms
         self._bad_in_window = [0, 0]
         self._ids = Ids()
-        self._running: dict[str, list[Any]] = {}  # job run -> [at_ms, id, job key, outcome, due second, raised]
+        # job run -> [at_ms, id, job key, outcome, due second, raised, both queued and running seen]
+        self._running: dict[str, list[Any]] = {}
         self._ended_early: Generations[bool] = Generations(MOST_REMEMBERED)
         self._passed: Generations[list[Seen]] = Generations(MOST_REMEMBERED)
         self._run_ends: Generations[list[Any]] = Generations(MOST_REMEMBERED)
@@ -236,9 +255,9 @@ class Shard:
                 continue
             if code < RUN_ENDED:
                 known = running.pop(job_run, None)
-                if known is None:
+                if known is None or not known[6]:
                     self._ended_early.put(job_run, True)
-                elif known[5]:
+                if known is not None and known[5]:
                     self._absent_no_more(job_run, rows.positions[i])
             if code == JOB_PASSED:
                 self._pass(rows, i, job_run)
@@ -258,19 +277,21 @@ class Shard:
         outcome = OUTCOMES[rows.outcomes[i]]
         known = self._running.get(job_run)
         if known is not None:
+            known[6] = known[6] or known[3] != outcome
             if outcome is Outcome.QUEUED or known[3] == Outcome.RUNNING:
                 return
             if known[5]:
                 self._absent_no_more(job_run, rows.positions[i])
         due = self._timers.at(max(at + self._first_look_ms, self.stream_ms), "run", job_run)
-        self._running[job_run] = [at, rows.ids[i], rows.job_keys[i], outcome.value, due, False]
+        both = known is not None and known[6]
+        self._running[job_run] = [at, rows.ids[i], rows.job_keys[i], outcome.value, due, False, both]
 
     def _look(self, job_run: str, second: int, position: int) -> None:
         """Judge a job run that should have ended by now."""
         known = self._running.get(job_run)
         if known is None or known[4] != second:
             return
-        at, event, job_key, outcome, _, _ = known
+        at, event, job_key, outcome, *_ = known
         now = second * 1000
         instance, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
         if now - at >= self._absent_ms:
@@ -284,9 +305,10 @@ class Shard:
         usual = self._durations.usual_ms(job_key)
         dues = [(d, due) for d in self._by_absence if (due := d.due(history, usual)) is not None]
         for detector, due in dues:
-            if due <= now and Outcome(outcome) in detector.sees:
-                self._findings.answer(detector, job_run, detector.judge(history, now), self._where(position, now))
-                known[5] = True
+            overdue = due <= now and Outcome(outcome) in detector.sees
+            answer = detector.judge(history, now) if overdue else None
+            self._findings.answer(detector, job_run, answer, self._where(position, now))
+            known[5] = known[5] or answer is not None
         later = min((due for _, due in dues if due > now), default=at + self._absent_ms)
         known[4] = self._timers.at(later, "run", job_run)
 
@@ -303,11 +325,13 @@ class Shard:
         if key in self._histories:
             self._remember(key, seen, rows.positions[i])
         else:
-            early = self._passed.get(key)
+            early = self._passed.young.get(key)
             if early is None:
                 self._passed.put(key, [seen])
-            elif len(early) < MOST_IN_HISTORY:
-                early.append(seen)
+                return
+            early.append(seen)
+            if len(early) > MOST_IN_HISTORY:
+                early.remove(min(early))
 
     def _remember(self, key: str, new: Seen, position: int) -> None:
         """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
@@ -366,12 +390,14 @@ class Shard:
         at, outcome = rows.at[i], OUTCOMES[rows.outcomes[i]]
         case = self._cases.get(key)
         if code == RUN_ENDED and case is None:
-            self._run_ends.put(key, [outcome.value, at])
+            known = self._run_ends.get(key)
+            if known is None or [at, outcome.value] > known:
+                self._run_ends.put(key, [at, outcome.value])
             return
         if case is None:
             case = self._case(key, rows.details[i], at)
-        if code != JOB_FAILED:
-            case.ended = outcome
+        if code != JOB_FAILED and (case.ended is None or (at, outcome) > (case.ended_ms, case.ended)):
+            case.ended, case.ended_ms = outcome, at
         if code == RUN_FAILED:
             case.is_deploy = case.is_deploy or bool(rows.details[i]["is_deploy"])
             case.is_fork = case.is_fork or bool(rows.details[i]["is_fork"])
@@ -388,14 +414,14 @@ class Shard:
             platform=detail["platform"],
             commit_sha=detail["commit_sha"],
             branch=detail["branch"],
-            rerun_after=detail["rerun_after"],
+            rerun_after=detail["rerun_after"] if detail["rerun_after"] in {"job", "run"} else None,
             newest_ms=at,
             **names,
         )
         case.revision = before if (before := self._retired.get(key)) is not None else -1
         ended = self._run_ends.get(key)
         if ended is not None:
-            case.ended, case.newest_ms = Outcome(ended[0]), max(at, ended[1])
+            case.ended, case.ended_ms, case.newest_ms = Outcome(ended[1]), ended[0], max(at, ended[0])
         self._cases[key] = case
         return case
 
@@ -424,7 +450,10 @@ class Shard:
             allow_failure=bool(detail["allow_failure"]),
             native_retries=detail["native_retries"] or 0,
         )
-        case.jobs[detail["job_id"] or detail["job_name"] or ""] = job
+        name = detail["job_id"] or detail["job_name"] or ""
+        known = case.jobs.get(name)
+        if known is None or (known.at_ms, known.failure_id) < (at, job.failure_id):
+            case.jobs[name] = job
         said = reason or detail["step"] or text
         self._diagnosed.append(
             _Diagnosed(
@@ -498,6 +527,7 @@ class Shard:
             case.given_up = True
             self._touch(case, second * 1000, position)
         else:
+            self._conclude()  # what this batch still has to say of the case has its revision
             self._retired.put(key, case.revision)
             del self._cases[key]
 
@@ -649,21 +679,30 @@ class Shard:
 
     def _control(self, mark: Mark) -> None:
         try:
-            rulebook = self._resolve(msgspec.json.decode(mark.payload, type=dict[str, Any])["rulebook"])
-        except (msgspec.DecodeError, KeyError, ConfigError) as error:
+            rulebook = self._resolve(msgspec.json.decode(mark.payload, type=_Control).rulebook)
+        except (*_UNREADABLE, ConfigError) as error:
             self._dead(mark, "bad_control", str(error), None)
             return
         self._conclude()
         self._take(rulebook)
+        self._judge_anew(mark.position)
+
+    def _judge_anew(self, position: int) -> None:
+        """Let a new rulebook speak on what stands and what is running; it raises findings at the next event only."""
+        for known in self._running.values():
+            known[4] = -(-max(known[0] + (self._first_look_ms or 0), self.stream_ms) // 1000)
+        for key, history in self._histories.items():
+            if any(self._findings.stands(detector, key) for detector in self._by_job):
+                self._judge(key, history.seen, position, self.stream_ms)
+        self._set_timers()
 
     def _reject(self, mark: Mark) -> None:
         try:
-            said = msgspec.json.decode(mark.payload, type=dict[str, Any])
-        except msgspec.DecodeError as error:
+            said = msgspec.json.decode(mark.payload, type=_Reject)
+        except _UNREADABLE as error:
             self._dead(mark, "malformed_payload", f"a reject that cannot be read: {error}", None)
             return
-        named = (str(said.get(name, "")) for name in ("reason", "detail", "source"))
-        self._dead(mark, *named)
+        self._dead(mark, said.reason, said.detail, said.source)
 
     def _unreadable(self, mark: Mark) -> None:
         window, bad = self._bad_in_window
@@ -685,9 +724,9 @@ class Shard:
                 position=mark.position,
                 entry_id=entry,
                 part=mark.part,
-                reason=reason,
-                detail=detail,
-                source=source,
+                reason=_storable(reason),
+                detail=_storable(detail),
+                source=None if source is None else _storable(source),
                 payload=mark.payload,
                 received_ms=mark.received_ms,
             )
@@ -793,7 +832,7 @@ class Shard:
         for key, known in self._histories.items():
             self._timers.at(known.due_second * 1000, "history", key)
             for detector in self._by_job:
-                visible = _visible(detector, known.seen, self.stream_ms)
+                visible = _visible(detector, known.seen, self.stream_ms // 1000 * 1000)  # the last second looked at
                 if visible and self._findings.stands(detector, key):
                     self._timers.at(visible[0].at_ms + milliseconds(detector.within), "finding", key)
 
@@ -817,6 +856,11 @@ _SAME: Final = (
     "step",
     "url",
 )
+
+
+def _storable(text: str) -> str:
+    """`text` as PostgreSQL takes it."""
+    return text.replace("\0", "\ufffd")
 
 
 def _by_time(job: FailedJob) -> tuple[int, str]:

@@ -121,6 +121,8 @@ _READ: Final[Mapping[Any, Callable[[Any], Any]]] = {timedelta: duration}
 
 
 def _made(cls: type[Detector], given: Mapping[str, Any]) -> Detector:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"detectors.{cls.__name__}: expected a table of parameters")
     fields = {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}
     values = {}
     for name, value in given.items():

@@ -74,6 +74,8 @@ class Decision(NamedTuple):
 
 _CALLED_OFF: Final = frozenset({Outcome.CANCELLED, Outcome.SKIPPED, Outcome.NEUTRAL})
 _Jobs = Sequence[FailedJob]
+_IN_ANY_JOB: Final = frozenset({Reason.DEPLOY_JOB, Reason.HARD_STOP})
+"""What must not run again even in a job that may fail: a rerun of the run takes every failed job with it."""
 
 _NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool]], ...]] = (
     (Reason.DEPLOY_JOB, lambda job: job.is_deploy),
@@ -97,7 +99,7 @@ def decide(case: CaseView, policy: Policy) -> Decision:
     if not jobs:
         return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
     for reason, refuses in _NEVER:
-        for job in jobs:
+        for job in case.jobs if reason in _IN_ANY_JOB and not _alone(case, jobs) else jobs:
             if refuses(job):
                 return Decision(Verdict.SKIP, reason, job.signature, job.score)
     worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
@@ -122,6 +124,11 @@ def _about_all(case: CaseView, policy: Policy, jobs: _Jobs, worst: FailedJob) ->
     return None
 
 
+def _alone(case: CaseView, jobs: _Jobs) -> bool:
+    """Whether the platform can run `jobs` once more and nothing else."""
+    return case.rerun_after == "job" and all(job.job_id is not None for job in jobs)
+
+
 def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]]:
     """The call that runs what failed once more, for the job alone where the platform can."""
     run = {
@@ -132,7 +139,7 @@ def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]
         "workflow_id": case.workflow_id,
         "attempt": case.attempt,
     }
-    ids = sorted(job.job_id for job in jobs if job.job_id is not None)
-    if case.rerun_after == "job" and ids:
+    if _alone(case, jobs):
+        ids = sorted(job.job_id for job in jobs if job.job_id is not None)
         return "rerun_job", tuple({"call": "rerun_job", **run, "job_id": job_id} for job_id in ids)
     return "rerun_failed", ({"call": "rerun_failed", **run, "job_id": None},)

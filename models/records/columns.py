@@ -30,7 +30,7 @@ _ARROW: Final[dict[Any, pa.DataType]] = {
     datetime: pa.timestamp("us", "UTC"),
     list: pa.list_(pa.string()),
 }
-MAX_ID_LENGTH: Final = 512  # characters of an id or name that becomes part of a key
+MAX_ID_LENGTH: Final = 512  # bytes of an id or name that becomes part of a key
 MAX_MICROSECONDS: Final = 253_402_300_799_999_999  # the end of the year 9999, as far as PostgreSQL and datetime agree
 
 
@@ -125,7 +125,9 @@ _POOL: Final = ptars.HandlerPool(
 )
 _SINGLE: Final = _POOL.get_for_message(event_pb2.Event.DESCRIPTOR)
 _MANY: Final = _POOL.get_for_message(event_pb2.EventBatch.DESCRIPTOR)
-_READ: Final = pa_json.ParseOptions(explicit_schema=JSON_SCHEMA, unexpected_field_behavior="ignore")
+# A timestamp is read as text and then cast: the cast insists on an offset, the JSON reader would take its lack as UTC.
+_AS_TEXT: Final = JSON_SCHEMA.set(JSON_SCHEMA.get_field_index("timestamp"), pa.field("timestamp", pa.string()))
+_READ: Final = pa_json.ParseOptions(explicit_schema=_AS_TEXT, unexpected_field_behavior="ignore")
 
 _PLATFORMS: Final = pa.array(get_args(PlatformName))
 _EVENT_TYPES: Final = pa.array([t.value for t in EventType])
@@ -145,12 +147,15 @@ _KEYS: Final = (
 _WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
 _BOUNDED: Final = dict.fromkeys((*_REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
 _INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
+_SPANS: Final = ("queued_ms", "duration_ms", "failure_duration_ms")
+_MAX_SPAN_MS: Final = 100 * 366 * 24 * 3_600_000  # a century: the sum of a minute's durations stays far from 64 bits
+_MAX_NUMBER: Final = dict.fromkeys(_INTEGERS, 2**31 - 1) | dict.fromkeys(_SPANS, _MAX_SPAN_MS)
+_SEPARATOR: Final = 0x1F  # stands between the parts of a key, and therefore in none of them
 _UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _UUID_BYTES: Final = np.zeros((36, 256), np.bool_)
 for _place in range(36):
     for _allowed in b"-" if _place in {8, 13, 18, 23} else b"0123456789abcdef":
         _UUID_BYTES[_place, _allowed] = True
-_INT32: Final = 2**31 - 1
 _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
 
 
@@ -242,7 +247,7 @@ def _from_json(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
     table = pa_json.read_json(pa.BufferReader(joined), read_options=one_block, parse_options=_READ)
     if table.num_rows != len(payloads):
         raise MalformedPayload("more than one JSON object in an entry")
-    return table.combine_chunks().to_batches()[0], None
+    return table.cast(JSON_SCHEMA).combine_chunks().to_batches()[0], None
 
 
 def _from_protobuf(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
@@ -274,6 +279,8 @@ def _flatten(nested: pa.RecordBatch) -> list[pa.Array]:
 
 def _settled(array: pa.Array, wanted: pa.Field) -> pa.Array:
     """`array` as its column has it: one type for all encodings, lists and attempts never null."""
+    if pa.types.is_list(wanted.type) and array.values.null_count:
+        raise MalformedPayload(f"Expected no null in a list - at `{wanted.name}`")
     if pa.types.is_list(wanted.type) and array.null_count:
         return pa.ListArray.from_arrays(pc.fill_null(array.offsets, 0), array.values, type=wanted.type)
     if wanted.name == "attempt":
@@ -314,8 +321,11 @@ def _clean(batch: pa.RecordBatch) -> bool:
         if not len(offsets):
             return False
         data = column.buffers()[2]
-        if data is not None and not np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].all():
-            return False
+        least_byte = 0 if name not in _BOUNDED else _SEPARATOR
+        if data is not None:
+            text = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+            if text.min(initial=0xFF) <= least_byte:
+                return False
         if name in _BOUNDED:
             lengths = np.diff(offsets)
             least, most = _BOUNDED[name]
@@ -325,10 +335,12 @@ def _clean(batch: pa.RecordBatch) -> bool:
         return False
     at = batch.column("timestamp")
     micros = _buffer(at, 1, np.int64)
-    if at.null_count or micros.min() < 0 or micros.max() > MAX_MICROSECONDS:
+    if at.null_count or micros.min() <= 0 or micros.max() > MAX_MICROSECONDS:
         return False
-    if any(np.abs(_buffer(batch.column(name), 1, np.int64)).max(initial=0) > _INT32 for name in _INTEGERS):
-        return False
+    for name, most in _MAX_NUMBER.items():
+        numbers = _buffer(batch.column(name), 1, np.int64)
+        if numbers.max(initial=0) > most or numbers.min(initial=0) < -most:
+            return False
     return all(not pc.is_in(batch.column(name), words).false_count for name, words in _WORDS)
 
 
@@ -347,27 +359,29 @@ def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
             f"Object missing required field `{name}`",
             pc.or_(column.is_null(), pc.equal(pc.fill_null(pc.binary_length(column), 0), 0)),
         )
-    at = batch.column("timestamp")
-    yield "Object missing required field `timestamp`", at.is_null()
-    micros = pc.fill_null(at.cast(pa.int64()), 0)
+    micros = pc.fill_null(batch.column("timestamp").cast(pa.int64()), 0)
+    # Protocol Buffers cannot tell a timestamp that is 0 from none.
+    yield "Object missing required field `timestamp`", pc.equal(micros, 0)
     yield (
         "Expected a timestamp of the years 1970 to 9999",
         pc.or_(pc.less(micros, 0), pc.greater(micros, MAX_MICROSECONDS)),
     )
     yield (
-        "Invalid UUID - at `$.id`",
-        pc.fill_null(pc.not_equal(pc.binary_length(batch.column("id")), 36), fill_value=True),
+        "Expected a UUID in lower case - at `id`",
+        pc.invert(pc.fill_null(pc.match_substring_regex(batch.column("id"), _UUID), fill_value=False)),
     )
     for name, words in _WORDS:
-        yield f"Invalid enum value - at `$.{name}`", pc.invert(pc.is_in(batch.column(name), words))
+        yield f"Invalid enum value - at `{name}`", pc.invert(pc.is_in(batch.column(name), words))
     for name in _KEYS:
         yield (
             f"Expected at most {MAX_ID_LENGTH} bytes - at `{name}`",
             pc.fill_null(pc.greater(pc.binary_length(batch.column(name)), MAX_ID_LENGTH), fill_value=False),
         )
-    for name in _INTEGERS:
+        mask = pc.match_substring(batch.column(name), chr(_SEPARATOR))
+        yield f"A unit separator cannot stand in a name - at `{name}`", pc.fill_null(mask, fill_value=False)
+    for name, most in _MAX_NUMBER.items():
         column = pc.fill_null(batch.column(name), 0)
-        yield f"Expected a 32 bit integer - at `{name}`", pc.or_(pc.greater(column, _INT32), pc.less(column, -_INT32))
+        yield f"Expected a number up to {most} - at `{name}`", pc.or_(pc.greater(column, most), pc.less(column, -most))
     for name in _STRINGS:
         mask = pc.match_substring(batch.column(name), "\x00")
         yield f"A NUL character cannot be stored - at `{name}`", pc.fill_null(mask, fill_value=False)
@@ -387,7 +401,14 @@ def _without(
     for row in np.flatnonzero(wrong):
         source = block[owner[row]]
         detail = next(reason for reason, mask in masks.items() if mask[row])
-        payload = source.payload if counts is None else msgspec.json.encode(batch.slice(row, 1).to_pylist()[0])
+        payload = source.payload if counts is None else _part(batch, row)
         part = 0 if counts is None else int(row - first[owner[row]])
         bad.append(_bad(source.entry, source.received_ms, payload, MalformedPayload(detail), part))
     return batch.filter(pa.array(~wrong))
+
+
+def _part(batch: pa.RecordBatch, row: np.int64) -> bytes:
+    """One event of a packed entry for the dead letters: JSON, its timestamp in microseconds as it stood."""
+    index = batch.schema.get_field_index("timestamp")
+    one = batch.slice(row, 1)
+    return msgspec.json.encode(one.set_column(index, "timestamp", one.column(index).cast(pa.int64())).to_pylist()[0])

@@ -20,6 +20,8 @@ VERSION = 1
 _HEADER = struct.Struct("<IQ16s8sB")
 HEADER_BYTES = _HEADER.size
 NO_TRACE = bytes(25)
+MAX_RECEIVED_MS = 253_402_300_799_999
+"""The end of the year 9999."""
 
 
 class Kind(StrEnum):
@@ -88,7 +90,7 @@ def check(value: bytes) -> int:
     """Verify the checksum of `value` and return its received_at in Unix milliseconds.
 
     Raises:
-        MalformedPayload: shorter than a header.
+        MalformedPayload: shorter than a header, or received after the year 9999.
         BadChecksum: altered since it was written.
     """
     if len(value) < HEADER_BYTES:
@@ -96,6 +98,8 @@ def check(value: bytes) -> int:
     crc, received_ms, _, _, _ = _HEADER.unpack_from(value)
     if zlib.crc32(memoryview(value)[4:]) != crc:
         raise BadChecksum("the checksum does not match the bytes")
+    if received_ms > MAX_RECEIVED_MS:
+        raise MalformedPayload(f"received_at is {received_ms} ms, which lies after the year 9999")
     return int(received_ms)
 
 

@@ -32,7 +32,7 @@ def from_json(payload: bytes) -> Event:
     """
     try:
         event = _DECODER.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedPayload(str(error)) from None
     if event.timestamp.tzinfo is None:
         raise MalformedPayload("Expected a timestamp with a UTC offset - at `$.timestamp`")
