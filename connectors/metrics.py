@@ -40,6 +40,7 @@ Answer = Literal[
     "method",  # 405
     "too_large",  # 413
     "media_type",  # 415
+    "timeout",  # 408
     "headers",  # 431
     "unavailable",  # 503: neither Redis nor the spool took it
 ]
@@ -178,7 +179,7 @@ def guard_dead_letters_total(*, reason: str) -> None:
 
 @gauge(unit="entries", of=["flow"])
 def guard_dead_letters_open() -> None:
-    """Dead letters that nobody has replayed or dropped.
+    """Dead letters that nobody has replayed.
 
     Above ten something is systematically wrong: a platform changed its payload, or a producer writes garbage.
     """
