@@ -65,7 +65,7 @@ def activate(
     rulebook: Rulebook,
     connection: Connection,
     progress: Mapping[int, Progress],
-    append: Callable[[int, Entry], None],
+    append: Callable[[int, Entry], object],
     now_ms: int,
 ) -> list[int]:
     """Put `rulebook` in force in every shard that is not known to follow it already; return those shards.

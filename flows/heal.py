@@ -1,0 +1,210 @@
+"""The dataflow: entries of twelve shards, decoded, judged by their shard, into PostgreSQL.
+
+    source --> decode --> shard --> postgres
+    XREAD      columns    Shard      one transaction for all that waits
+
+An item is a batch of entries of one shard, never a single event. Keys are salted so that a shard's state lives on the
+worker that reads it: nothing is exchanged between workers and nothing is pickled but snapshots. All logic is in
+models.records.columns and analytics.shard; this file only joins.
+
+    python -m bytewax.run flows.heal:flow -r /var/lib/guard/recovery -s 5 -b 0
+    guard flow --processes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.operators import StatefulBatchLogic
+from redis import Redis
+
+from analytics.rulebook import compose
+from analytics.shard import REJECT_WINDOW, Shard
+from connectors.postgres import Progress, connect, read_progress
+from connectors.postgres_sink import PostgresSink
+from connectors.postgres_writer import Writer
+from connectors.redaction import Redactor
+from connectors.redis_source import PART_OF, ShardSource
+from connectors.redis_streams import append_entry
+from flows import observe, rulebooks
+from flows.recovery import Start, Store, open_store
+from flows.servers import now_ms, redactor, require_schema
+from flows.settings import Settings
+from models.records.columns import Batch, RawEntry, decode
+from models.records.errors import ConfigError
+from models.records.outputs import ShardOutput
+
+Raw: TypeAlias = tuple[str, list[RawEntry]]
+Decoded: TypeAlias = tuple[str, tuple[int, Batch, str]]
+Said: TypeAlias = tuple[ShardOutput, Progress]
+
+VERSION: Final = version("pipeline-guard")
+QUIET_SECONDS: Final = 1.0
+"""A shard that has nothing to say tells PostgreSQL how far it came no more often than this."""
+
+
+def flow() -> Dataflow:
+    """The dataflow as the settings in the environment have it, for `python -m bytewax.run flows.heal:flow`.
+
+    Raises:
+        ConfigError: there is no recovery store and flow.ephemeral is not set, or the settings are wrong.
+    """
+    return assembled(Settings.load(os.environ), _recovery_directory(sys.argv, os.environ))
+
+
+def _recovery_directory(arguments: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+    """The directory that `bytewax.run` was given, which it does not tell us."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
+    named = parser.parse_known_args(arguments[1:])[0].recovery_directory
+    return Path(named) if named else None
+
+
+def assembled(settings: Settings, directory: Path | None, *, anew: bool = False, first: bool = True) -> Dataflow:
+    """The dataflow over real servers, with its recovery store checked and its rulebook in force.
+
+    `anew` goes on from what PostgreSQL has where the recovery store is lost. Only the `first` process of a cluster
+    changes anything.
+
+    Raises:
+        ConfigError, Unavailable: as open_store() and the servers have it.
+    """
+    if directory is None and not settings.flow.ephemeral:
+        raise ConfigError(
+            "flow.recovery_dir: without a recovery store every restart begins at the oldest entry; name a directory, "
+            "or say flow.ephemeral = true"
+        )
+    rulebook = rulebooks.configured(settings)
+    require_schema(postgres_url(settings))
+    with connect(postgres_url(settings)) as connection:
+        progress = read_progress(connection)
+        store = open_store(directory, connection, progress, anew=anew) if directory else None
+        if first:
+            client = redis_client(settings)
+            rulebooks.activate(rulebook, connection, progress, partial(append_entry, client), now_ms())
+            client.close()
+    return dataflow(settings, store)
+
+
+def dataflow(settings: Settings, store: Store | None) -> Dataflow:
+    """The four steps."""
+    url = postgres_url(settings)
+    starts = store.start if store else lambda _: Start()
+    source = ShardSource(
+        settings.redis.url.get_secret_value(),
+        start=lambda shard: (starts(shard).entry_id, starts(shard).position),
+        durable=store is not None,
+        retention=settings.redis.retention,
+        now_ms=now_ms,
+        monotonic=time.monotonic,
+        hooks=observe.SourceHooks(),
+    )
+    resolve = rulebooks.resolver(url)
+    most_bad = round(settings.flow.reject_share_limit * REJECT_WINDOW)
+
+    def make(shard: int) -> Shard:
+        return Shard(shard, compose(), resolve, most_bad=most_bad, from_ms=starts(shard).stream_ms)
+
+    def build(state: bytes | None) -> ShardLogic:
+        restored = None if state is None else Shard.restore(state, resolve, most_bad=most_bad)
+        return ShardLogic(restored, make, redactor(settings))
+
+    flow = Dataflow("guard")
+    raw: Any = op.input("source", flow, source)
+    decoded = op.flat_map_batch("decode", raw, decode_all)
+    said = op.stateful_batch("shard", decoded, build)
+    op.output("postgres", said, PostgresSink(PART_OF, partial(open_writer, url)))
+    return flow
+
+
+def decode_all(items: list[Raw]) -> list[Decoded]:
+    """The batches of all shards of this worker as columns."""
+    decoded = []
+    for key, entries in items:
+        last = entries[-1]
+        batch = decode(entries)
+        observe.read(batch)
+        decoded.append((key, (PART_OF[key], batch, f"{last.entry_ms}-{last.entry_seq}")))
+    return decoded
+
+
+class ShardLogic(StatefulBatchLogic[tuple[int, Batch, str], Said, bytes]):  # type: ignore[misc]  # bytewax is not typed
+    """The thin shell around one Shard."""
+
+    def __init__(self, shard: Shard | None, make: Callable[[int], Shard], redactor: Redactor) -> None:
+        self._shard = shard
+        self._make = make
+        self._redactor = redactor
+        self._told = 0.0
+
+    def on_batch(self, values: list[tuple[int, Batch, str]]) -> tuple[list[Said], bool]:
+        """Let the shard judge; say how far it came, but no more often than need be."""
+        said = []
+        for number, batch, entry_id in values:
+            if self._shard is None:
+                self._shard = self._make(number)
+            output = self._shard.process(batch)
+            observe.judged(output)
+            now = time.monotonic()
+            if any(output[:5]) or now - self._told > QUIET_SECONDS:
+                self._told = now
+                said.append((self._redacted(output), self._progress(self._shard, entry_id)))
+        return said, StatefulBatchLogic.RETAIN
+
+    @staticmethod
+    def _progress(shard: Shard, entry_id: str) -> Progress:
+        return Progress(entry_id, shard.position, shard.stream_ms, shard.rulebook.digest)
+
+    def _redacted(self, output: ShardOutput) -> ShardOutput:
+        """Dead letters hold what others wrote into the streams; it is redacted like all that is stored."""
+        clean = [
+            letter._replace(
+                detail=self._redactor.redact(letter.detail), payload=self._redactor.redact_bytes(letter.payload)
+            )
+            for letter in output.dead_letters
+        ]
+        return output._replace(dead_letters=clean)
+
+    def on_notify(self) -> tuple[list[Said], bool]:
+        """Nothing is timed by the engine: it knows only the wall clock."""
+        return [], StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[list[Said], bool]:
+        """The end of the input is no event."""
+        return [], StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> None:
+        """Never."""
+
+    def snapshot(self) -> bytes:
+        """The shard as plain bytes."""
+        assert self._shard is not None, "the engine snapshots only what had a batch"
+        state = self._shard.snapshot()
+        observe.snapshot(self._shard.number, len(state))
+        return state
+
+
+def postgres_url(settings: Settings) -> str:
+    """The address of PostgreSQL with what opens it."""
+    return settings.postgres.url.get_secret_value()
+
+
+def redis_client(settings: Settings) -> Redis:
+    """A client with time-outs."""
+    url = settings.redis.url.get_secret_value()
+    return Redis.from_url(url, protocol=2, socket_timeout=5, socket_connect_timeout=5)
+
+
+def open_writer(url: str) -> Writer:
+    """The one writer of this process."""
+    return Writer(url, clock=time.time, monotonic=time.monotonic, on_commit=observe.committed, on_retry=observe.retried)
