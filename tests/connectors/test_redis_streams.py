@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -269,8 +269,12 @@ def test_appending_and_publishing_say_the_same_of_any_history(
         return sum(counts)
 
     with connected(redis_url) as client:
+        ways: list[Callable[[], int]] = [
+            lambda: asyncio.run(append()),
+            lambda: publish(client, deliveries, batch=3),
+        ]
         stand = []
-        for way in (lambda: asyncio.run(append()), lambda: publish(client, deliveries, batch=3)):
+        for way in ways:
             client.flushall()
             stand.append((way(), [numbers(client, shard) for shard in range(3)]))
     assert stand[0] == stand[1]
