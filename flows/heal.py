@@ -39,6 +39,7 @@ from connectors.redis_streams import append_entry
 from flows import observe, rulebooks
 from flows.recovery import Start, Store, open_store
 from flows.servers import now_ms, redactor, require_schema
+from flows.setting_values import check_links
 from flows.settings import Settings
 from models.records.columns import Batch, RawEntry, decode
 from models.records.errors import ConfigError
@@ -59,15 +60,23 @@ def flow() -> Dataflow:
     Raises:
         ConfigError: there is no recovery store and flow.ephemeral is not set, or the settings are wrong.
     """
-    return assembled(Settings.load(os.environ), _recovery_directory(sys.argv, os.environ))
+    settings = Settings.load(os.environ)
+    engine = _engine_arguments(sys.argv, os.environ)
+    try:
+        check_links([a for a in engine.addresses.split(";") if a], encrypted_network=settings.flow.encrypted_network)
+    except ValueError as error:
+        raise ConfigError(f"--addresses: {error}") from None
+    directory = Path(engine.recovery_directory) if engine.recovery_directory else None
+    return assembled(settings, directory, first=not engine.process_id)
 
 
-def _recovery_directory(arguments: Sequence[str], environ: Mapping[str, str]) -> Path | None:
-    """The directory that `bytewax.run` was given, which it does not tell us."""
+def _engine_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
+    """What `bytewax.run` was told of recovery and cluster, which it does not tell us."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
-    named = parser.parse_known_args(arguments[1:])[0].recovery_directory
-    return Path(named) if named else None
+    parser.add_argument("-i", "--process-id", type=int, default=int(environ.get("BYTEWAX_PROCESS_ID", "0")))
+    parser.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
+    return parser.parse_known_args(arguments[1:])[0]
 
 
 def assembled(settings: Settings, directory: Path | None, *, anew: bool = False, first: bool = True) -> Dataflow:

@@ -56,6 +56,8 @@ def committed(group: Sequence[Written], at: float) -> None:
     event = metrics.guard_event_latency_seconds(stage="event")
     now_ms = at * 1000
     for written in group:
+        lag = metrics.guard_stream_time_lag_seconds(shard=written.shard)
+        lag.set(max(now_ms - written.progress.stream_ms, 0) / 1000)
         for failure in written.output.failures:
             decide.observe(max(now_ms - failure.received_ms, 0) / 1000)
             event.observe(max(now_ms - failure.occurred_ms, 0) / 1000)
