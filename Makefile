@@ -34,8 +34,9 @@ format: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-proto: install  ## write event_pb2.py after a change of event.proto
+proto: install  ## write event_pb2.py and the JSON Schema after a change of the event
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. models/records/event.proto
+	$(BIN)/python -m models.records.schema > models/records/event.v1.schema.json
 
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

@@ -201,7 +201,8 @@ def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, p
     return Mark(0, *at, received_ms, None, payload, error.reason, error.detail, part)
 
 
-def _in_order(tables: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _in_order(blocks: list[pa.RecordBatch]) -> pa.RecordBatch:
+    tables = [block for block in blocks if block.num_rows]
     if not tables:
         return _EMPTY
     if len(tables) == 1:
@@ -224,10 +225,7 @@ def _rows(encoding: Encoding, block: list[_Payload], bad: list[Mark]) -> pa.Reco
             bad.append(_bad(block[0].entry, block[0].received_ms, block[0].payload, MalformedPayload(str(error)[:500])))
             return _EMPTY
         half = len(block) // 2
-        parts = [_rows(encoding, part, bad) for part in (block[:half], block[half:])]
-        return (
-            pa.Table.from_batches(parts).combine_chunks().to_batches()[0] if any(p.num_rows for p in parts) else _EMPTY
-        )
+        return _in_order([_rows(encoding, part, bad) for part in (block[:half], block[half:])])
     where = np.array([(p.entry.position, p.entry.entry_ms, p.received_ms) for p in block], np.int64)
     if counts is not None:
         where = np.repeat(where, counts, axis=0)

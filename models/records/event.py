@@ -10,7 +10,7 @@ import hashlib
 import zlib
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -98,7 +98,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to one run or job. A run-level event has no job_id."""
 
     id: str
-    timestamp: datetime
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
     platform: PlatformName
     event_type: EventType
     repository: str

@@ -31,12 +31,9 @@ def from_json(payload: bytes) -> Event:
         MalformedPayload: not JSON, or not an event; the message names the field.
     """
     try:
-        event = _DECODER.decode(payload)
+        return _DECODER.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedPayload(str(error)) from None
-    if event.timestamp.tzinfo is None:
-        raise MalformedPayload("Expected a timestamp with a UTC offset - at `$.timestamp`")
-    return event
 
 
 def _message(event: Event) -> event_pb2.Event:
