@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import threading
 import tomllib
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -255,65 +254,15 @@ def _merged(places: Iterable[tuple[int, int, int]], mail: int) -> list[tuple[int
     return merged
 
 
-def _escapes() -> dict[int, str]:
-    controls = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
-    return {code: f"\\x{code:02x}" for code in controls} | {0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"}
-
-
-_ESCAPES: Final = _escapes()
-_ESCAPES_IN_TRACEBACK: Final = _ESCAPES | {0x0A: "\n    "}
-
-
-def escape(text: str) -> str:
-    """`text` on one line, without what moves a terminal's cursor or colours it."""
-    return text if text.isprintable() else text.translate(_ESCAPES)
-
-
-class RedactingFilter(logging.Filter):
-    """Redacts and escapes every record of the standard library's logging; a traceback's lines are indented, so that a
-    message inside it cannot pose as a record. Belongs on handlers: a logger's filters miss its children's records.
-    """
-
-    def __init__(self, redactor: Redactor) -> None:
-        super().__init__()
-        self._redactor = redactor
-        self._formatter = logging.Formatter()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, changed."""
-        record.msg = escape(self._redactor.redact(record.getMessage()))
-        record.args = ()
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self._formatter.formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = self._redactor.redact(record.exc_text).translate(_ESCAPES_IN_TRACEBACK)
-        return True
-
-
 def redacting_processor(
     redactor: Redactor,
 ) -> Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
-    """A structlog processor that does the same to every value. Stands right before the renderer, after whatever
-    formats exceptions.
+    """A structlog processor for every record of our own logs. Stands behind whatever formats exceptions, and before
+    the renderer, which escapes what is left.
     """
 
     def process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401 - structlog's
         clean: dict[str, Any] = redactor.redact_value(dict(event))
-        return {
-            name: value.translate(_ESCAPES_IN_TRACEBACK) if name == "exception" else _escaped(value)
-            for name, value in clean.items()
-        }
+        return clean
 
     return process
-
-
-def _escaped(value: Any) -> Any:  # noqa: ANN401 - anything that can be logged
-    match value:
-        case str():
-            return escape(value)
-        case dict():
-            return {escape(name): _escaped(item) for name, item in value.items()}
-        case list():
-            return [_escaped(item) for item in value]
-        case _:
-            return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.redaction import MAIL, RedactingFilter, Redactor, Rule, escape, load_rules, redacting_processor
+from connectors.redaction import MAIL, Redactor, Rule, load_rules, redacting_processor
 from models.records.event import Event, EventType, FailureContext, Metadata, Outcome
 
 RULES = load_rules()
@@ -209,41 +207,13 @@ def test_values_under_the_name_of_a_secret_go_whole_and_other_values_by_their_te
     assert redactor.redact_value(clean) == clean
 
 
-def _logged(message: str, *args: object, error: BaseException | None = None) -> str:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.addFilter(RedactingFilter(REDACTOR))
-    handler.handle(
-        logging.LogRecord("n", logging.ERROR, "f", 1, message, args, (type(error), error, None) if error else None)
-    )
-    return stream.getvalue()
-
-
-def test_our_log_shows_no_secret_and_no_forged_line() -> None:
+def test_the_structlog_processor_redacts_every_value() -> None:
     secret = next(rule for rule in RULES if rule.id == "gitlab-token").secret
-    line = _logged("job %s", f"{secret}\nERROR forged \x1b[2J\x9b31m")
-    assert secret not in line
-    assert line.count("\n") == 1
-    assert not any(c in line for c in "\x1b\x9b")
-
-
-def test_a_traceback_is_redacted_and_cannot_pose_as_a_record() -> None:
-    secret = next(rule for rule in RULES if rule.id == "gitlab-token").secret
-    text = _logged("failed", error=ValueError(f"{secret}\nERROR forged"))
-    assert secret not in text
-    assert "\nERROR forged" not in text
-
-
-def test_the_structlog_processor_redacts_and_escapes_every_value() -> None:
     process = redacting_processor(REDACTOR)
-    clean = process(
-        None, "info", {"event": "a\nb", "token": "hunter", "exception": "x\ny\x1b", "n": 1, "d": {"k": ["\r"]}}
-    )
+    clean = process(None, "info", {"event": f"a {secret}", "token": "hunter", "exception": f"x\n{secret}", "n": 1})
     assert clean == {
-        "event": "a\\nb",
+        "event": "a [REDACTED:gitlab-token]",
         "token": "[REDACTED:assigned-secret]",
-        "exception": "x\n    y\\x1b",
+        "exception": "x\n[REDACTED:gitlab-token]",
         "n": 1,
-        "d": {"k": ["\\r"]},
     }
-    assert escape("tab\tstays é") == "tab\tstays é"
