@@ -37,6 +37,8 @@ _RUN_CODES: Final = np.array([_RUN.get(o, OTHER) for o in Outcome], np.int8)
 OUTCOMES: Final = tuple(Outcome)
 """What the numbers in `Rows.outcomes` stand for."""
 _RUNNING: Final = list(Outcome).index(Outcome.RUNNING)
+_MAX_DURATION_MS: Final = 366 * 24 * 3_600_000
+"""What claims to have run for longer tells no duration: the sum of a minute stays far from 64 bits."""
 _COUNTED: Final = (JOB_PASSED, JOB_ENDED, JOB_FAILED)
 
 
@@ -137,7 +139,7 @@ def _pane_columns(
     duration = np.array(pc.fill_null(events.column("duration_ms"), -1), np.int64)
     failed = ended & (codes == JOB_FAILED)
     counted = ended & in_time
-    known = counted & (duration >= 0)
+    known = counted & (duration >= 0) & (duration <= _MAX_DURATION_MS)
     return {
         "minute": np.where(late, stream // MINUTE_MS, minute),
         "platform": events.column("platform"),

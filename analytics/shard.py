@@ -349,27 +349,34 @@ class Shard:
         history.append(new)
         history.sort()
         del history[:-MOST_IN_HISTORY]
-        self._judge(key, history, position)
+        self._judge(key, history, position, outcome=new.outcome)
         if overtaken:
             for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
                 case = self._cases.get(case_key)
                 if case is not None:
                     self._touch(case, self.stream_ms, position)
 
-    def _judge(self, key: str, history: list[Seen], position: int, at_ms: int | None = None) -> None:
-        """Ask every detector about `history`; at a tick (`at_ms`), time alone can only take a finding away."""
+    def _judge(
+        self, key: str, history: list[Seen], position: int, *, outcome: Outcome | None = None, at_ms: int | None = None
+    ) -> None:
+        """Ask the detectors that see `outcome` about `history`.
+
+        At a tick (`at_ms`) all of them are asked, and time alone can only take a finding away.
+        """
         where = self._where(position, at_ms)
-        for detector in self._by_job:
-            visible = _visible(detector, history, where.at_ms)
+        for detector, within_ms in self._by_job:
+            if outcome is not None and outcome not in detector.sees:
+                continue
+            visible = _visible(detector, history, where.at_ms - within_ms)
             answer = detector.judge(visible, where.at_ms) if visible else None
             if answer is None or at_ms is None:
                 self._findings.answer(detector, key, answer, where)
             if answer is not None:
-                self._timers.at(visible[0].at_ms + milliseconds(detector.within), "finding", key)
+                self._timers.at(visible[0].at_ms + within_ms, "finding", key)
 
     def _recheck(self, key: str, second: int, position: int) -> None:
         known = self._histories.get(key)
-        self._judge(key, known.seen if known else [], position, second * 1000)
+        self._judge(key, known.seen if known else [], position, at_ms=second * 1000)
 
     def _forget(self, key: str, second: int) -> None:
         """Let go of what no detector sees any more."""

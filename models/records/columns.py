@@ -147,9 +147,7 @@ _KEYS: Final = (
 _WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
 _BOUNDED: Final = dict.fromkeys((*_REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
 _INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
-_SPANS: Final = ("queued_ms", "duration_ms", "failure_duration_ms")
-_MAX_SPAN_MS: Final = 100 * 366 * 24 * 3_600_000  # a century: the sum of a minute's durations stays far from 64 bits
-_MAX_NUMBER: Final = dict.fromkeys(_INTEGERS, 2**31 - 1) | dict.fromkeys(_SPANS, _MAX_SPAN_MS)
+_INT32: Final = 2**31 - 1
 _SEPARATOR: Final = 0x1F  # stands between the parts of a key, and therefore in none of them
 _UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _UUID_BYTES: Final = np.zeros((36, 256), np.bool_)
@@ -335,9 +333,9 @@ def _clean(batch: pa.RecordBatch) -> bool:
     micros = _buffer(at, 1, np.int64)
     if at.null_count or micros.min() <= 0 or micros.max() > MAX_MICROSECONDS:
         return False
-    for name, most in _MAX_NUMBER.items():
+    for name in _INTEGERS:
         numbers = _buffer(batch.column(name), 1, np.int64)
-        if numbers.max(initial=0) > most or numbers.min(initial=0) < -most:
+        if numbers.max(initial=0) > _INT32 or numbers.min(initial=0) < -_INT32:
             return False
     return all(not pc.is_in(batch.column(name), words).false_count for name, words in _WORDS)
 
@@ -377,9 +375,9 @@ def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
         )
         mask = pc.match_substring(batch.column(name), chr(_SEPARATOR))
         yield f"A unit separator cannot stand in a name - at `{name}`", pc.fill_null(mask, fill_value=False)
-    for name, most in _MAX_NUMBER.items():
+    for name in _INTEGERS:
         column = pc.fill_null(batch.column(name), 0)
-        yield f"Expected a number up to {most} - at `{name}`", pc.or_(pc.greater(column, most), pc.less(column, -most))
+        yield f"Expected a 32 bit integer - at `{name}`", pc.or_(pc.greater(column, _INT32), pc.less(column, -_INT32))
     for name in _STRINGS:
         mask = pc.match_substring(batch.column(name), "\x00")
         yield f"A NUL character cannot be stored - at `{name}`", pc.fill_null(mask, fill_value=False)

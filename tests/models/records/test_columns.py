@@ -130,10 +130,9 @@ BAD_JSON = {
         _replaced(b'"exit_code":1', rb'"excerpt":"\u0000"'),
         "A NUL character cannot be stored - at `failure_excerpt`",
     ),
-    "attempt 2**31": (_with("attempt", b"2147483648"), "Expected a number up to 2147483647 - at `attempt`"),
-    "attempt -2**63": (_with("attempt", str(-(2**63)).encode()), "Expected a number up to 2147483647 - at `attempt`"),
+    "attempt 2**31": (_with("attempt", b"2147483648"), "Expected a 32 bit integer - at `attempt`"),
+    "attempt -2**63": (_with("attempt", str(-(2**63)).encode()), "Expected a 32 bit integer - at `attempt`"),
     "an exit code of 2**40": (_replaced(b'"exit_code":1', b'"exit_code":%d' % 2**40), "at `failure_exit_code`"),
-    "a thousand years": (_with("duration_ms", b"31536000000000"), "- at `duration_ms`"),
 }
 
 
