@@ -197,10 +197,10 @@ class Shard:
     def _take(self, rulebook: Rulebook) -> None:
         """Make `rulebook` the one in force."""
         self.rulebook = rulebook
-        self._by_job: list[Detector] = [d for d in rulebook.detectors if d.by == JOB]
+        self._by_job = [(d, milliseconds(d.within)) for d in rulebook.detectors if d.by == JOB]
         self._by_absence: list[Detector] = [d for d in rulebook.detectors if d.by == JOB_RUN]
-        self._repeated = [d for d in self._by_job if type(d).__name__ == "RepeatedFailure"]
-        self._kept_ms = max((milliseconds(d.within) for d in self._by_job), default=0)
+        self._repeated = [(d, within) for d, within in self._by_job if type(d).__name__ == "RepeatedFailure"]
+        self._kept_ms = max((within for _, within in self._by_job), default=0)
         self._absent_ms = max((milliseconds(d.within) for d in self._by_absence), default=0)
         start = (Seen(0, "", Outcome.RUNNING, None, "", 1),)
         looks = [due for d in self._by_absence if (due := d.due(start, None)) is not None]
@@ -519,8 +519,8 @@ class Shard:
         """Whether the job had failed again and again when it failed here."""
         known = self._histories.get(job.job_key)
         history = [seen for seen in known.seen if seen.at_ms <= job.at_ms] if known else []
-        for detector in self._repeated:
-            visible = _visible(detector, history, job.at_ms)
+        for detector, within_ms in self._repeated:
+            visible = _visible(detector, history, job.at_ms - within_ms)
             if visible and detector.judge(visible, job.at_ms) is not None:
                 return True
         return False
@@ -699,8 +699,8 @@ class Shard:
         for known in self._running.values():
             known[4] = -(-max(known[0] + (self._first_look_ms or 0), self.stream_ms) // 1000)
         for key, history in self._histories.items():
-            if any(self._findings.stands(detector, key) for detector in self._by_job):
-                self._judge(key, history.seen, position, self.stream_ms)
+            if any(self._findings.stands(detector, key) for detector, _ in self._by_job):
+                self._judge(key, history.seen, position, at_ms=self.stream_ms)
         self._set_timers()
 
     def _reject(self, mark: Mark) -> None:
@@ -838,10 +838,11 @@ class Shard:
             self._timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         for key, known in self._histories.items():
             self._timers.at(known.due_second * 1000, "history", key)
-            for detector in self._by_job:
-                visible = _visible(detector, known.seen, self.stream_ms // 1000 * 1000)  # the last second looked at
+            for detector, within_ms in self._by_job:
+                looked_at = self.stream_ms // 1000 * 1000  # the last second that was
+                visible = _visible(detector, known.seen, looked_at - within_ms)
                 if visible and self._findings.stands(detector, key):
-                    self._timers.at(visible[0].at_ms + milliseconds(detector.within), "finding", key)
+                    self._timers.at(visible[0].at_ms + within_ms, "finding", key)
 
 
 _SAME: Final = (
@@ -874,10 +875,10 @@ def _by_time(job: FailedJob) -> tuple[int, str]:
     return job.at_ms, job.failure_id
 
 
-def _visible(detector: Detector, history: list[Seen], at_ms: int) -> list[Seen]:
-    """The part of a history that `detector` sees at `at_ms`."""
-    since = at_ms - milliseconds(detector.within)
-    return [seen for seen in history if seen.at_ms > since and seen.outcome in detector.sees]
+def _visible(detector: Detector, history: list[Seen], since_ms: int) -> list[Seen]:
+    """The part of a history that `detector` sees, of what came after `since_ms`."""
+    sees = detector.sees
+    return [seen for seen in history if seen.at_ms > since_ms and seen.outcome in sees]
 
 
 def _seen(values: list[Any]) -> Seen:
