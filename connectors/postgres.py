@@ -6,7 +6,7 @@ postgres_writer.py writes the rows of the shards, postgres_queries.py reads them
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.resources import files
@@ -191,9 +191,14 @@ def latest_rulebook(connection: Connection) -> tuple[str, dict[str, Any]] | None
 
 
 def prune(
-    url: str, older_than: datetime, *, batch: int = 5000, pause: Callable[[], None] = lambda: None
+    url: str,
+    older_than: datetime,
+    *,
+    tables: Sequence[str] = _PRUNED,
+    batch: int = 5000,
+    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Delete the rows that were written before `older_than`; return how many, by table.
+    """Delete the rows of `tables` that were written before `older_than`; return how many, by table.
 
     Each batch is a transaction of its own and `pause` is called between two, so that the writer is never held up for
     long. Rulebooks and progress stay: they are few.
@@ -201,9 +206,9 @@ def prune(
     Raises:
         Unavailable: the server is away; what was deleted so far stays deleted.
     """
-    deleted = dict.fromkeys(_PRUNED, 0)
+    deleted = dict.fromkeys(tables, 0)
     with unavailable(), connect(url, application_name="guard prune") as connection:
-        for table in _PRUNED:
+        for table in tables:
             while count := connection.execute(_PRUNE.format(table).encode(), [older_than, batch]).rowcount:
                 deleted[table] += count
                 pause()

@@ -88,10 +88,30 @@ def dead_letters(connection: Connection, *, limit: int = 100) -> list[Row]:
     return _rows(connection, "SELECT * FROM guard.dead_letters_open ORDER BY written_at DESC LIMIT %(n)s", {"n": limit})
 
 
-def dead_letter(connection: Connection, dead_letter_id: UUID) -> Row | None:
-    """One dead letter, whole, with the bytes of its payload."""
-    rows = _rows(connection, "SELECT * FROM guard.dead_letters WHERE dead_letter_id = %(id)s", {"id": dead_letter_id})
+def open_dead_letters(connection: Connection, *, reason: str | None = None) -> list[UUID]:
+    """The ids of the dead letters that were not replayed yet, of one reason or of all, as they stood on the shards."""
+    rows = connection.execute(_OPEN_IDS, {"reason": reason})
+    return [letter for (letter,) in rows]
+
+
+_OPEN_IDS = """
+SELECT dead_letter_id FROM guard.dead_letters
+WHERE replayed_at IS NULL AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+ORDER BY shard, position, part
+"""
+
+
+def dead_letter(connection: Connection, dead_letter_id: UUID, *, lock: bool = False) -> Row | None:
+    """One dead letter, whole, with the bytes of its payload; `lock` keeps others off until the transaction ends."""
+    query: LiteralString = "SELECT * FROM guard.dead_letters WHERE dead_letter_id = %(id)s"
+    rows = _rows(connection, f"{query} FOR UPDATE" if lock else query, {"id": dead_letter_id})
     return rows[0] if rows else None
+
+
+def rulebook_digests(connection: Connection, beginning: str) -> list[str]:
+    """The digests of the rulebooks kept that begin so."""
+    query = "SELECT digest FROM guard.rulebooks WHERE starts_with(digest, %s) ORDER BY digest"
+    return [digest for (digest,) in connection.execute(query, [beginning])]
 
 
 def mark_replayed(connection: Connection, dead_letter_ids: Sequence[UUID]) -> int:

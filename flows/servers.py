@@ -1,4 +1,4 @@
-"""The servers and the redactor that the settings name, for commands that end; what goes wrong there is one plain line."""
+"""The servers and the redactor that the settings name, for commands that end; what goes wrong is one plain line."""
 
 from __future__ import annotations
 

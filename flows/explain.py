@@ -1,0 +1,170 @@
+"""Everything behind a decision, in words: why it was decided so, what failed, what proves it, what would mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from rich.table import Table
+
+from analytics.rulebook import Rulebook
+from analytics.signatures.catalogue import facts_of
+from connectors.postgres import Connection
+from connectors.postgres_queries import Row, explain
+from flows.tables import facts, table
+from models.records.errors import ConfigError
+from models.records.outputs import Reason, Verdict
+
+WORDS: Final[Mapping[Reason, str]] = {
+    Reason.TRANSIENT_CAUSE: "the cause passes by itself, and a rerun is likely to pass",
+    Reason.RUN_IN_PROGRESS: "the run has not ended, and the platform takes no rerun before",
+    Reason.RUN_END_UNSEEN: "the end of the run was waited for in vain",
+    Reason.RUN_PASSED: "the run passed all the same",
+    Reason.RUN_CANCELLED: "the run was called off",
+    Reason.HARD_STOP: "a cause that no rerun may touch",
+    Reason.UNKNOWN_CAUSE: "no signature explains the failure, and what is unknown is never acted on",
+    Reason.NOT_TRANSIENT: "the cause stays until somebody changes something",
+    Reason.DEPLOY_JOB: "a deployment is never run again by a machine",
+    Reason.FORK: "the run belongs to a fork",
+    Reason.NOT_FIRST_ATTEMPT: "it has been run again already",
+    Reason.RETRIED_BY_PLATFORM: "the platform itself has retried the job already",
+    Reason.TOO_MANY_FAILURES: "more jobs failed at once than chance makes fail",
+    Reason.REPEATED_FAILURE: "the same job failed again and again",
+    Reason.SCORE_UNKNOWN: "too little is known to say whether a rerun would pass",
+    Reason.SCORE_TOO_LOW: "a rerun is not likely enough to pass",
+    Reason.ALLOWED_TO_FAIL: "only jobs failed that are allowed to",
+    Reason.NOT_RERUNNABLE: "the platform offers no rerun for it",
+}
+
+Resolve = Callable[[str], Rulebook]
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """What is known of an id. Rows have the columns of their tables, and what was added to explain them."""
+
+    id: UUID
+    cases: list[UUID]
+    failures: list[Row]
+    decisions: list[Row]
+    findings: list[Row]
+
+
+def explained(connection: Connection, about: UUID, resolve: Resolve) -> Explained | None:
+    """Everything behind the id of a decision, case, event or finding; None if nothing is known of it.
+
+    `resolve` gives the rulebook of a digest: failures are explained by the rules that were in force for them.
+    """
+    found = explain(connection, about)
+    if found is None:
+        return None
+    return Explained(
+        about,
+        found.cases,
+        [row | _proof(row, resolve) for row in found.failures],
+        [row | {"in_words": in_words(row["reason"])} for row in found.decisions],
+        found.findings,
+    )
+
+
+def in_words(reason: str) -> str | None:
+    """What a reason means; None for one of another release."""
+    return WORDS.get(Reason(reason)) if reason in set(Reason) else None
+
+
+def _proof(failure: Row, resolve: Resolve) -> dict[str, Any]:
+    """The facts of a failure, the line that its signature matched, and what mends it."""
+    known = facts_of(**{name: failure[name] for name in ("platform", "outcome", "reason", "step", "exit_code")})
+    proof: dict[str, Any] = {"facts": list(known), "matched": None, "captures": {}, "fix": None, "owner": None}
+    if failure["signature"] is None:
+        return proof
+    try:
+        catalogue = resolve(failure["rulebook"]).catalogue
+    except ConfigError:
+        return proof
+    match = catalogue.match(failure["platform"], known, failure["excerpt"])
+    if match is None or match.signature.name != failure["signature"]:
+        return proof
+    told = {"matched": match.line, "captures": dict(match.captures)}
+    return proof | told | {"fix": match.signature.fix, "owner": match.signature.owner or None}
+
+
+def shown(explained: Explained) -> Iterator[Table]:
+    """`explained` for a terminal: each run attempt with its decisions and failures, then the findings."""
+    for case in explained.cases:
+        failures = [row for row in explained.failures if row["case_id"] == case]
+        decisions = [row for row in explained.decisions if row["case_id"] == case]
+        yield facts(f"run attempt {case}", _run((decisions or failures)[-1]))
+        yield table(
+            "decisions",
+            ("#rev", "stream time", "verdict", "reason", "in words", "signature", "#score", "mode"),
+            [
+                [
+                    row[name]
+                    for name in ("revision", "at", "verdict", "reason", "in_words", "signature", "score", "mode")
+                ]
+                for row in decisions
+            ],
+        )
+        if decisions:
+            yield facts("decision in force", _decision(decisions[-1]))
+        for row in failures:
+            yield facts(f"failure {row['failure_id']}", _failure(row))
+    if explained.findings:
+        yield table(
+            "findings about the same jobs",
+            ("detector", "state", "stream time", "subject", "#events", "message"),
+            [
+                (
+                    row["detector"],
+                    row["state"],
+                    row["at"],
+                    ", ".join(f"{key} {value}" for key, value in row["subject"].items()),
+                    row["occurrences"],
+                    row["message"],
+                )
+                for row in explained.findings
+            ],
+        )
+
+
+def _named(row: Row, names: Iterable[str]) -> list[tuple[str, object]]:
+    return [(name.replace("_", " "), row[name]) for name in names]
+
+
+def _run(row: Row) -> list[tuple[str, object]]:
+    names = ("platform", "instance", "repository", "pipeline_id", "workflow_id", "attempt", "branch", "commit_sha")
+    return _named(row, names)
+
+
+def _stood(row: Row) -> tuple[str, object]:
+    return "stood at", f"shard {row['shard']:02d}, entry {row['position']}"
+
+
+def _decision(row: Row) -> list[tuple[str, object]]:
+    said = row["explanation"]
+    moved = ", ".join(f"{name} {weight:+.2f}" for name, weight in said.get("score_moved_by", ()))
+    calls = ", ".join(
+        " ".join(str(call[name]) for name in ("call", "job_id") if call.get(name)) for call in row["calls"]
+    )
+    would = None if row["verdict"] != Verdict.ACT else calls
+    return [
+        ("id", row["decision_id"]),
+        ("why", row["in_words"] or row["reason"]),
+        ("asks for", would),
+        ("score", row["score"]),
+        ("moved by", moved or None),
+        ("run ended", said.get("run_ended")),
+        ("rerun after", said.get("rerun_after")),
+        ("rulebook", row["rulebook"]),
+        _stood(row),
+    ]
+
+
+def _failure(row: Row) -> list[tuple[str, object]]:
+    captures = ", ".join(f"{name} = {value}" for name, value in row["captures"].items())
+    where = _named(row, ("workflow", "job_name", "job_id", "outcome", "occurred_at", "url", "diagnosis"))
+    why = _named(row, ("signature", "category", "transient", "cause", "fix", "owner", "matched"))
+    told = [("fact", fact) for fact in row["facts"]]
+    return [*where, *why, ("captures", captures or None), *told, ("score", row["score"]), _stood(row)]

@@ -1,0 +1,127 @@
+"""How it stands: what waits on the streams, how far each shard has come, and what was found and decided of late."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+from rich.table import Table
+
+from connectors.postgres_queries import Status, status
+from connectors.redis_streams import ShardBacklog, backlog
+from flows.servers import database, streams
+from flows.settings import Settings
+from flows.tables import lasted, table
+from models.records.errors import GuardError
+from models.records.event import SHARDS
+
+SINCE: Final = timedelta(hours=1)
+_DIGITS: Final = 12  # of a rulebook's digest
+
+
+class ShardStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One shard. What only an unreachable server knows is None."""
+
+    shard: int
+    depth: int | None = None  # events that the flow has not durably read
+    oldest_age_ms: int | None = None
+    position: int | None = None
+    stream_lag_ms: int | None = None  # by how much stream time is behind the wall clock
+    rulebook: str | None = None
+
+
+class Count(msgspec.Struct, frozen=True):
+    """How many of one kind there were; failures that no signature explains have no name."""
+
+    name: str | None
+    count: int
+
+
+class DecisionCount(msgspec.Struct, frozen=True):
+    """How many decisions said the same."""
+
+    verdict: str
+    reason: str
+    count: int
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Everything. `unreachable` says what could not be asked; counts are of the last hour."""
+
+    unreachable: list[str]
+    shards: list[ShardStatus]
+    rows: list[Count]
+    decisions: list[DecisionCount]
+    failures: list[Count]
+    dead_letters_open: int | None
+
+
+def look(settings: Settings, *, at_ms: int) -> Standing:
+    """Ask Redis and PostgreSQL; the one that does not answer is named and the other one's part is there."""
+    unreachable: list[str] = []
+    waiting: list[ShardBacklog] | None = None
+    stored: Status | None = None
+    try:
+        with streams(settings) as client:
+            waiting = backlog(client, now_ms=at_ms)
+    except GuardError as error:
+        unreachable.append(_one_line(error))
+    try:
+        with database(settings) as connection:
+            stored = status(connection, datetime.fromtimestamp(at_ms / 1000, UTC) - SINCE)
+    except GuardError as error:
+        unreachable.append(_one_line(error))
+    return Standing(
+        unreachable=unreachable,
+        shards=[_shard(number, waiting, stored, at_ms) for number in range(SHARDS)],
+        rows=[Count(table, count) for table, count in stored.rows.items()] if stored else [],
+        decisions=[DecisionCount(*said, count) for said, count in stored.decisions.items()] if stored else [],
+        failures=[Count(name, count) for name, count in stored.failures.items()] if stored else [],
+        dead_letters_open=stored.dead_letters_open if stored else None,
+    )
+
+
+def _one_line(error: GuardError) -> str:
+    return " ".join(str(error).split())
+
+
+def _shard(number: int, waiting: list[ShardBacklog] | None, stored: Status | None, at_ms: int) -> ShardStatus:
+    progress = stored.progress.get(number) if stored else None
+    return ShardStatus(
+        shard=number,
+        depth=waiting[number].depth if waiting else None,
+        oldest_age_ms=waiting[number].oldest_age_ms if waiting else None,
+        position=progress.position if progress else None,
+        stream_lag_ms=max(at_ms - progress.stream_ms, 0) if progress else None,
+        rulebook=progress.rulebook if progress else None,
+    )
+
+
+def shown(standing: Standing) -> list[Table]:
+    """`standing` for a terminal."""
+    shards = [
+        (
+            f"{s.shard:02d}",
+            s.depth,
+            None if s.oldest_age_ms is None else lasted(s.oldest_age_ms),
+            s.position,
+            None if s.stream_lag_ms is None else lasted(s.stream_lag_ms),
+            s.rulebook and s.rulebook[:_DIGITS],
+        )
+        for s in standing.shards
+    ]
+    tables = []
+    if any(s.depth is not None or s.position is not None for s in standing.shards):
+        tables.append(table("shards", ("shard", "#depth", "#oldest", "#position", "#stream lag", "rulebook"), shards))
+    if standing.dead_letters_open is not None:
+        rows = [(c.name, c.count) for c in standing.rows]
+        decisions = [(d.verdict, d.reason, d.count) for d in standing.decisions]
+        failures = [(c.name or "no signature", c.count) for c in standing.failures]
+        tables += [
+            table("written in the last hour", ("table", "#rows"), rows),
+            table("decisions", ("verdict", "reason", "#count"), decisions),
+            table("failures", ("signature", "#count"), failures),
+            table("dead letters", ("open",), [(standing.dead_letters_open,)]),
+        ]
+    return tables
