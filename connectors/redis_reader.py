@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import repeat
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import redis
@@ -31,8 +32,8 @@ _LONGEST_PAUSE: Final = 5.0
 _EARLY_SECONDS: Final = 0.001
 _FIRST_COUNT: Final = 64
 _LEAST_COUNT: Final = 16
-_MOST_COUNT: Final = 4096
-_BATCH_BYTES: Final = 4 << 20
+_MOST_COUNT: Final = 2048  # more fall out of the cache before they are used: 4096 of all shards cost a third more
+_BATCH_BYTES: Final = 2 << 20
 _GROWTH: Final = 4
 
 
@@ -109,17 +110,15 @@ class Tail:
             self.durable = point
 
     def accept(self, entries: list[Any]) -> None:
-        """Buffer a reply, and ask for as many next time as should make a batch of about 4 MiB."""
-        first = self.reached.position + 1
-        self.buffered = [
-            RawEntry(
-                position, int(entry_id[: (dash := entry_id.index(b"-"))]), int(entry_id[dash + 1 :]), tuple(fields)
-            )
-            for position, (entry_id, fields) in enumerate(entries, first)
-        ]
-        self.reached = Point(entries[-1][0].decode(), first + len(entries) - 1, self.reached.skew)
+        """Buffer a reply, and ask for as many next time as should make a batch of about 2 MiB."""
+        ids, fields = zip(*entries, strict=True)
+        numbers = list(map(int, b"-".join(ids).decode().split("-")))  # in bulk: this is half of what reading costs
+        positions = range(self.reached.position + 1, self.reached.position + len(ids) + 1)
+        rows = zip(positions, numbers[::2], numbers[1::2], map(tuple, fields), strict=True)
+        self.buffered = list(map(tuple.__new__, repeat(RawEntry), rows))
+        self.reached = Point(ids[-1].decode(), positions[-1], self.reached.skew)
         self.full = len(entries) >= self.count
-        size = sum(len(value) for _, fields in entries for value in fields) // len(entries)
+        size = sum(len(pair[-1]) for pair in fields) // len(ids)
         wanted = min(_BATCH_BYTES // (size + 1), self.count * _GROWTH)
         self.count = min(max(1 << wanted.bit_length() - 1 if wanted else 0, _LEAST_COUNT), _MOST_COUNT)
 
