@@ -348,8 +348,9 @@ class Shard:
         overtaken = bool(history) and new < history[-1]
         history.append(new)
         history.sort()
+        full = len(history) > MOST_IN_HISTORY
         del history[:-MOST_IN_HISTORY]
-        self._judge(key, history, position, outcome=new.outcome)
+        self._judge(key, history, position, outcome=None if full else new.outcome)
         if overtaken:
             for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
                 case = self._cases.get(case_key)

@@ -13,7 +13,7 @@ from models.records.event import FAILING, Outcome
 
 @dataclass(frozen=True, slots=True)
 class RepeatedFailure(Detector):
-    """The same job failed several times within a short time.
+    """The same job failed `threshold` times or more within a short time.
 
     One failure may be chance; the third within half an hour is the state of the job or of what it stands on, and
     running it once more is unlikely to help. Attempts of one run count: they are what a rerun gave.

@@ -175,7 +175,7 @@ def from_mapping(where: str, name: str, entry: Mapping[str, Any]) -> Signature:
         ConfigError: naming `where` and the key.
     """
     try:
-        return msgspec.convert({"name": name, **entry}, Signature)
+        return msgspec.convert(dict(name=name, **entry), Signature)
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from None
 

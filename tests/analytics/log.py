@@ -1,0 +1,148 @@
+"""A shard's log, written by hand or at random, and what a shard says to it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from analytics import rulebook as rulebooks
+from analytics.rulebook import Rulebook
+from analytics.shard import Shard
+from models.records import columns, payload
+from models.records.columns import RawEntry
+from models.records.entry import Encoding, Entry, Kind, encode
+from models.records.errors import ConfigError
+from models.records.event import Event, Outcome
+from models.records.outputs import FindingRow, FindingState, ShardOutput
+from models.scorers.rerun_passes import RerunPasses
+from tests.events import make_event
+
+T0 = 1_790_000_000_000 // 86_400_000 * 86_400_000
+MINUTE = 60_000
+SCORER = RerunPasses(
+    intercept=0.0,
+    weights={"signature=github_set_up_job": 2.0, "signature=gitlab_runner_interrupted": 2.0, "step=cache": -2.0},
+).to_artefact()
+RULEBOOK = rulebooks.compose(scorer=SCORER)
+OTHER_RULEBOOK = rulebooks.compose(
+    scorer=SCORER,
+    policy={"least_score": 0.95},
+    detectors={"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "10m"}},
+)
+
+
+def resolver(*known: Rulebook) -> Callable[[str], Rulebook]:
+    """What gives the rulebooks `known`, and no other."""
+    by_digest = {r.digest: r for r in (RULEBOOK, OTHER_RULEBOOK, *known)}
+
+    def resolve(digest: str) -> Rulebook:
+        if digest not in by_digest:
+            raise ConfigError(f"no rulebook {digest}")
+        return by_digest[digest]
+
+    return resolve
+
+
+RESOLVE = resolver()
+
+
+class Log:
+    """Entries of one shard in the order in which they are written."""
+
+    def __init__(self) -> None:
+        self.entries: list[RawEntry] = []
+
+    def put(self, entry: Entry) -> None:
+        """Append `entry`, received and entered at the same time."""
+        self.entries.append(RawEntry(len(self.entries) + 1, entry.received_ms, 0, encode(entry)))
+
+    def take(self, entries: Iterable[RawEntry]) -> None:
+        """Append `entries` of another log."""
+        self.entries += [e._replace(position=i) for i, e in enumerate(entries, len(self.entries) + 1)]
+
+    def event(self, event: Event, received_ms: int | None = None, encoding: Encoding = Encoding.JSON) -> Event:
+        """Append an event, received when it happened unless told otherwise."""
+        at = event.timestamp.timestamp() * 1000 if received_ms is None else received_ms
+        self.put(Entry(Kind.EVENT, encoding, round(at), payload.to_bytes(event, encoding)))
+        return event
+
+    def say(self, outcome: Outcome, at_ms: int, **given: Any) -> Event:
+        """Append the event that `make_event` makes."""
+        received_ms = given.pop("received_ms", None)
+        return self.event(make_event(outcome, at_ms, **given), received_ms)
+
+    def heartbeats(self, since_ms: int, until_ms: int, step_ms: int = MINUTE) -> None:
+        """Append a heartbeat every `step_ms`, the last at `until_ms`."""
+        for at in (*range(since_ms, until_ms, step_ms), until_ms):
+            self.put(Entry(Kind.HEARTBEAT, Encoding.JSON, at, b""))
+
+    def control(self, at_ms: int, rulebook: Rulebook) -> None:
+        """Bring `rulebook` into force."""
+        self.put(Entry(Kind.CONTROL, Encoding.JSON, at_ms, msgspec.json.encode({"rulebook": rulebook.digest})))
+
+
+ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters")
+
+
+def nothing() -> ShardOutput:
+    """No rows yet."""
+    return ShardOutput([], [], [], [], [])
+
+
+def add(said: ShardOutput, more: ShardOutput) -> None:
+    """Append the rows of `more` to `said`."""
+    for name in ROWS:
+        getattr(said, name).extend(getattr(more, name))
+
+
+def fresh(rulebook: Rulebook = RULEBOOK, resolve: Callable[[str], Rulebook] = RESOLVE, **given: Any) -> Shard:
+    """A shard that remembers nothing."""
+    return Shard(3, rulebook, resolve, **given)
+
+
+def play(
+    entries: Sequence[RawEntry],
+    shard: Shard | None = None,
+    *,
+    sizes: Iterator[int] | None = None,
+    restores: Callable[[], bool] = lambda: False,
+    resolve: Callable[[str], Rulebook] = RESOLVE,
+) -> tuple[ShardOutput, Shard]:
+    """All that a shard says to `entries`, in batches of `sizes`, restored from a snapshot wherever `restores` says."""
+    shard, said, begin = shard or fresh(), nothing(), 0
+    while begin < len(entries):
+        end = begin + (next(sizes) if sizes else len(entries))
+        add(said, shard.process(columns.decode(entries[begin:end])))
+        begin = end
+        if restores():
+            shard = Shard.restore(shard.snapshot(), resolve)
+    return said, shard
+
+
+def one_by_one() -> Iterator[int]:
+    """Batches of one entry."""
+    while True:
+        yield 1
+
+
+def some_at_a_time(rng: random.Random) -> Iterator[int]:
+    """Batches of all sizes."""
+    while True:
+        yield rng.choice([1, 1, 2, 3, 7, 30, 200, 1000])
+
+
+def as_bytes(said: ShardOutput) -> list[bytes]:
+    """Every row as bytes, sorted."""
+    return sorted(msgspec.json.encode([name, row]) for name in ROWS for row in getattr(said, name))
+
+
+def standing(said: ShardOutput) -> list[FindingRow]:
+    """The findings that were raised and not cleared since."""
+    last: dict[str, FindingRow] = {}
+    for row in said.findings:
+        assert row.revision > last[row.finding_id].revision if row.finding_id in last else True
+        last[row.finding_id] = row
+    return [row for row in last.values() if row.state != FindingState.CLEARED]
