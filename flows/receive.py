@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Final, cast
@@ -34,6 +34,7 @@ from models.records.errors import Unavailable
 
 HEARTBEAT_SECONDS: Final = 1.0
 _OUR_HANDLERS: Final = {"incremental": True, "handlers": {}, "loggers": {"_granian": {"propagate": True}}}
+_BEGUN_SECONDS: Final = 0.05  # Granian misses a stop that comes before its worker has begun
 _BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
 
 _log = structlog.get_logger()
@@ -122,7 +123,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     servers = [_server(public, receiver.host, receiver.port), _server(admin, receiver.admin_host, receiver.admin_port)]
     _log.info("receiving", host=receiver.host, port=receiver.port, sources=[source.name for source in known])
     try:
-        await _all_until(stop, servers, [durable.drain, lambda: _heartbeats(appender, spool)])
+        work = [lambda: _heartbeats(appender, spool), *([durable.drain] if spool else [])]
+        await _all_until(stop, servers, work)
     finally:
         await appender.close()
         if spool is not None:
@@ -191,13 +193,14 @@ async def _serving(server: Server) -> None:
 
 
 async def _all_until(
-    stop: asyncio.Event, servers: list[Server], background: list[Callable[[], Awaitable[None]]]
+    stop: asyncio.Event, servers: Sequence[Server], background: Sequence[Callable[[], Awaitable[None]]]
 ) -> None:
     """Run all side by side until `stop`; whatever ends before that ends all, with its error."""
     stopping = asyncio.create_task(stop.wait())
     serving = [asyncio.create_task(_serving(server)) for server in servers]
     working = [asyncio.ensure_future(work()) for work in background]
     await asyncio.wait([stopping, *serving, *working], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(_BEGUN_SECONDS)
     for server, serving_task in zip(servers, serving, strict=True):
         if not serving_task.done():
             server.stop()  # type: ignore[no-untyped-call] # Granian does not say that it returns nothing
