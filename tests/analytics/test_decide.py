@@ -95,7 +95,7 @@ def _pairs() -> Iterator[Any]:
             yield pytest.param(reason, both, id=f"{reason}-{other}")
 
 
-@pytest.mark.parametrize(("reason", "case"), _pairs())
+@pytest.mark.parametrize(("reason", "case"), list(_pairs()))
 def test_the_first_refusal_wins(reason: Reason, case: CaseView) -> None:
     assert decide(case, POLICY).reason is reason
 
