@@ -10,6 +10,7 @@ from connectors.postgres import migrations, schema_version
 from flows.rulebooks import configured
 from flows.servers import streams
 from flows.settings import Settings
+from flows.tables import one_line
 from models.records.errors import GuardError
 
 _DEFAULT = "(default)"
@@ -42,7 +43,7 @@ def _redis(settings: Settings) -> Iterator[Checked]:
         with streams(settings) as client:
             server = redis_safety.look(client)
     except GuardError as error:
-        yield Checked("redis", ok=False, said=str(error))
+        yield Checked("redis", ok=False, said=one_line(str(error)))
         return
     problems = redis_safety.unsafe(server)
     told = "".join(f", {key} {value}" for key, value in sorted((server.config or {}).items()))
@@ -56,7 +57,7 @@ def _postgres(settings: Settings) -> Checked:
     try:
         version = schema_version(settings.postgres.url.get_secret_value())
     except GuardError as error:
-        return Checked("postgresql", ok=False, said=str(error))
+        return Checked("postgresql", ok=False, said=one_line(str(error)))
     said = f"schema version {version}" if version else "no tables of ours"
     if version < wanted:
         return Checked("postgresql", ok=False, said=f"{said}, version {wanted} is needed: run `guard migrate`")

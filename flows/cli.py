@@ -37,10 +37,10 @@ from flows import (
     status,
     supervise,
 )
-from flows.command import AWAY, DONE, INTERRUPTED, LEFT_OUT, PLAIN, WRONG, Context, In, answer, complain, show
+from flows.command import AWAY, DONE, INTERRUPTED, LEFT_OUT, PLAIN, WRONG, Context, Help, In, answer, complain, show
 from flows.normalise import normalise as normalised
 from flows.settings import Settings
-from flows.tables import escape, to_json
+from flows.tables import escape, one_line, to_json
 from models.records.entry import Encoding
 from models.records.errors import ConfigError, GuardError, InputError, Unavailable
 from models.records.event import PlatformName
@@ -49,6 +49,7 @@ app = App(
     name="guard",
     help="Watches CI/CD pipelines, understands why they fail, and heals what can be healed.",
     version_flags=[],
+    console=Help(),
     default_parameter=PLAIN,
     result_action="return_value",
     exit_on_error=False,
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(str(error))
         return WRONG
     except GuardError as error:
-        complain(str(error))
+        complain(one_line(str(error)))
         return AWAY
     except BrokenPipeError:
         # Nobody reads on, which is theirs to choose; the interpreter must not find it out again when it flushes.
@@ -323,3 +324,7 @@ def _progress(done: publish.Published, *, end: str) -> None:
     """Say how far it came: while it goes on only to a terminal, which the next line then writes over."""
     if end == "\n" or sys.stderr.isatty():
         sys.stderr.write(f"{done}{end}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

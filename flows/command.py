@@ -45,6 +45,14 @@ PLAIN: Final = Parameter(negative=(), show_default=False)
 """Options have no --no- twin, and their defaults stand in their words."""
 
 
+class Help(Console):
+    """Where help is written. Rich itself would end the process where nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to main."""
+        raise BrokenPipeError
+
+
 def answer(line: str) -> None:
     """One line, or several, on standard output."""
     sys.stdout.write(f"{line}\n")
@@ -59,7 +67,7 @@ def complain(message: str) -> None:
 def show(parts: Iterable[RenderableType]) -> None:
     """Tables on standard output, as wide as the terminal; wider where there is none."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-    with console.capture() as captured:  # written by us: rich ends the process when nobody reads on
+    with console.capture() as captured:
         for part in parts:
             console.print(part)
     answer("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))

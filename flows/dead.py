@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
 from uuid import UUID
@@ -33,6 +34,7 @@ from models.records.payload import from_json, to_json
 
 Append = Callable[[Sequence[Delivery]], int]
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FORM: Final = "application/x-www-form-urlencoded"
 _PAYLOAD: Final = "payload="
 
@@ -161,7 +163,6 @@ def _candidates(payload: bytes) -> Iterator[Entry | InputError]:
             return
         yield entry if entry.kind is Kind.EVENT else MalformedPayload(f"it is of the kind {entry.kind}, not an event")
     elif payload.startswith(b"{"):
-        yield Entry(Kind.EVENT, Encoding.JSON, 0, payload)
         try:
             yield Entry(Kind.EVENT, Encoding.JSON, 0, _nested(payload))
         except InputError as error:
@@ -172,19 +173,22 @@ def _candidates(payload: bytes) -> Iterator[Entry | InputError]:
 
 
 def _nested(payload: bytes) -> bytes:
-    """The event written in one row of a pack, of which the decoder leaves flat JSON.
+    """`payload`, or the event that it is where it is one row of a pack, which the decoder leaves flat.
 
     Raises:
-        MalformedPayload: it is not such a row.
+        MalformedPayload: it is not JSON, or not the row of an event.
     """
     try:
         row: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedPayload(str(error)) from None
-    nested = {"metadata", "failure_context"}
-    event = {name: row.get(name) for name in Event.__struct_fields__ if name not in nested}
+    if "has_failure" not in row:
+        return payload
+    event = {name: row.get(name) for name in Event.__struct_fields__ if name in row}
+    if isinstance(micros := row.get("timestamp"), int):
+        event["timestamp"] = _EPOCH + timedelta(microseconds=micros)
     event["metadata"] = _set(row, Metadata.__struct_fields__)
-    if row.get("has_failure"):
+    if row["has_failure"]:
         event["failure_context"] = _set(row, FailureContext.__struct_fields__, "failure_")
     return to_json(from_json(msgspec.json.encode(event)))
 

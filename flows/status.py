@@ -12,7 +12,7 @@ from connectors.postgres_queries import Status, status
 from connectors.redis_streams import ShardBacklog, backlog
 from flows.servers import database, streams
 from flows.settings import Settings
-from flows.tables import lasted, table
+from flows.tables import lasted, one_line, table
 from models.records.errors import GuardError
 from models.records.event import SHARDS
 
@@ -66,12 +66,12 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
         with streams(settings) as client:
             waiting = backlog(client, now_ms=at_ms)
     except GuardError as error:
-        unreachable.append(_one_line(error))
+        unreachable.append(one_line(str(error)))
     try:
         with database(settings) as connection:
             stored = status(connection, datetime.fromtimestamp(at_ms / 1000, UTC) - SINCE)
     except GuardError as error:
-        unreachable.append(_one_line(error))
+        unreachable.append(one_line(str(error)))
     return Standing(
         unreachable=unreachable,
         shards=[_shard(number, waiting, stored, at_ms) for number in range(SHARDS)],
@@ -80,10 +80,6 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
         failures=[Count(name, count) for name, count in stored.failures.items()] if stored else [],
         dead_letters_open=stored.dead_letters_open if stored else None,
     )
-
-
-def _one_line(error: GuardError) -> str:
-    return " ".join(str(error).split())
 
 
 def _shard(number: int, waiting: list[ShardBacklog] | None, stored: Status | None, at_ms: int) -> ShardStatus:

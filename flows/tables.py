@@ -18,6 +18,11 @@ def escape(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """`text` with every run of blanks and line breaks as one blank."""
+    return " ".join(text.split())
+
+
 def cell(value: object) -> Text:
     """One value as text on one line; a dash for None."""
     match value:
