@@ -1,7 +1,8 @@
 """The receiver process: platforms post to one port, operators look at another; a spool keeps what Redis cannot take.
 
-Granian serves both ports on one event loop with everything else. On two cores it answered a tenth more signed
-deliveries a second than uvicorn with h11, at a p99 of less than half (benchmarks/receiver_load.py).
+Granian serves both ports on one event loop with everything else. On two cores it answered 3,570 to 3,790 signed
+deliveries a second where uvicorn with h11 answered 2,750 to 3,520, at a p99 of 15 ms against 28 to 44. It shares a port
+(SO_REUSEPORT): a second receiver on it is not refused, only one on the same spool is.
 """
 
 from __future__ import annotations
