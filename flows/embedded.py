@@ -44,7 +44,7 @@ def free_port() -> int:
         return port
 
 
-def _dies_with_parent(farewell: signal.Signals) -> Callable[[], None] | None:
+def dies_with_parent(farewell: signal.Signals) -> Callable[[], None] | None:
     """What a child runs before it becomes the server: the kernel is to send it `farewell` when its parent is gone."""
     if not sys.platform.startswith("linux"):
         return None
@@ -153,7 +153,7 @@ class _Server(ABC):
                 start_new_session=True,
                 user=self._user(),
                 extra_groups=[] if self._user() is not None else None,
-                preexec_fn=_dies_with_parent(self.farewell),  # noqa: PLW1509 - one system call, looked up before the fork
+                preexec_fn=dies_with_parent(self.farewell),  # noqa: PLW1509 - one system call, looked up before the fork
             )
 
     def _user(self) -> str | None:
@@ -247,6 +247,11 @@ class EmbeddedPostgres(_Server):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     @property
+    def programs(self) -> Path:
+        """The directory of its server and client programs."""
+        return self._installed / "bin"
+
+    @property
     def socket_path(self) -> Path:
         """Where its Unix socket stands; PostgreSQL names it after the port."""
         return self.data_dir / f".s.PGSQL.{self.port or 5432}"
@@ -261,7 +266,7 @@ class EmbeddedPostgres(_Server):
                 raise ConfigError(f"{self.data_dir.parent}: PostgreSQL cannot run as root, and {user} may not go there")
             account = pwd.getpwnam(user)
             os.chown(self.data_dir, account.pw_uid, account.pw_gid)
-            if not _may_enter(self._installed / "bin"):
+            if not _may_enter(self.programs):
                 own = self.data_dir / "installed"
                 if not own.exists():
                     shutil.copytree(self._installed, own, symlinks=True)
@@ -274,7 +279,7 @@ class EmbeddedPostgres(_Server):
         shutil.rmtree(half_done, ignore_errors=True)
         done = subprocess.run(
             [
-                *(str(self._installed / "bin" / "initdb"), f"--pgdata={half_done}", "--username=postgres"),
+                *(str(self.programs / "initdb"), f"--pgdata={half_done}", "--username=postgres"),
                 *("--encoding=UTF8", "--no-locale", "--auth=trust"),
                 *([] if self._durable else ["--no-sync"]),
             ],
@@ -301,7 +306,7 @@ class EmbeddedPostgres(_Server):
         if not self._durable:
             options |= {"fsync": "off", "full_page_writes": "off"}
         settings = (word for key, value in options.items() for word in ("-c", f"{key}={value}"))
-        return [str(self._installed / "bin" / "postgres"), "-D", str(self.data_dir / "pgdata"), *settings]
+        return [str(self.programs / "postgres"), "-D", str(self.data_dir / "pgdata"), *settings]
 
     def _ready(self) -> bool:
         try:

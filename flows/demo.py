@@ -1,0 +1,248 @@
+"""`guard demo`: the whole way on embedded servers, for a minute or for as long as one likes to look at it.
+
+Nothing of it survives the end unless asked for, and nothing of the environment that is meant for real servers reaches
+it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from types import FrameType
+from typing import Final
+from uuid import UUID
+
+from rich.console import Console
+from rich.live import Live
+
+from connectors.postgres import Connection, connect, unavailable
+from connectors.postgres_live import failed_jobs, stuck_jobs
+from flows.demo_numbers import Numbers, Watch
+from flows.demo_stage import PATIENCE_SECONDS, Files, Stage
+from flows.demo_truth import Truth, compared
+from flows.demo_view import addresses, landed_line, line, summary, view
+from models.records.errors import ConfigError, Unavailable
+from models.records.outputs import Verdict
+
+_LOOK_SECONDS: Final = 0.25
+_LINE_SECONDS: Final = 5.0
+_READY_SECONDS: Final = 60.0
+_AWAY_SECONDS: Final = 20.0
+_CATCH_UP_SECONDS: Final = 15.0
+_FOR_EVER: Final = 1e8  # seconds: three years
+_PICTURE_SIZE: Final = (128, 38)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for. `speed` is how many of the world's seconds pass in one, `rate` is pushes per second."""
+
+    stay: bool = False
+    seconds: float = 60.0
+    seed: int = 7
+    speed: float = 60.0
+    rate: float = 6.0
+    plain: bool = False
+    keep: Path | None = None
+    picture: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "speed", "rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name}: expected more than 0, got {getattr(self, name):g}")
+
+
+def run(options: Options) -> bool:
+    """Run the demo; whether decisions were seen.
+
+    Raises:
+        ConfigError: it cannot run here; the message says what to change.
+        Unavailable: one of its processes ended or did not come up; the message ends with what that wrote.
+    """
+    began = time.time()
+    console = Console(highlight=False, soft_wrap=True)
+    for name in [name for name in os.environ if name.startswith(("GUARD_", "PG"))]:
+        del os.environ[name]
+    with ExitStack() as stack:
+        stack.enter_context(_interruptible_once())
+        files = Files(stack.enter_context(_directory(options.keep)))
+        ledger_begins = files.ledger.stat().st_size if files.ledger.exists() else 0
+        console.print(f"starting Valkey, PostgreSQL, the receiver and the dataflow in {files.directory}")
+        stage = stack.enter_context(Stage(files))
+        stack.callback(_deafen)
+        connection = stack.enter_context(connect(stage.postgres.url, application_name="guard demo"))
+        watch = Watch(connection, stage.ports, since=began)
+        _until(watch.ready, stage, _READY_SECONDS, "receiver and dataflow are not ready")
+        console.print(f"ready after {time.time() - began:.1f} s; now the world begins")
+        seconds = _FOR_EVER if options.stay else options.seconds
+        stage.start_world(seed=options.seed, speed=options.speed, rate=options.rate, seconds=seconds)
+        _watch(options, stage, watch, console, began=began)
+        numbers, truth = _end(stage, watch, connection, began=began, ledger_begins=ledger_begins)
+        if options.picture is not None:
+            options.picture.write_text(_picture(numbers), "utf-8")
+        for said in summary(numbers, truth, began=began):
+            console.print(said)
+        console.print(_next(numbers, options.keep))
+    return numbers.decisions > 0
+
+
+@contextmanager
+def _interruptible_once() -> Iterator[None]:
+    """The first signal to end becomes a KeyboardInterrupt; later ones must not disturb the putting away."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _deafen()
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _deafen() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    """Where it all stands: what is to be kept, or something that goes with us."""
+    path = (keep or Path(tempfile.mkdtemp(prefix="guard-demo-"))).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)  # run by root, PostgreSQL is somebody else; what is secret has modes of its own
+    try:
+        yield path
+    finally:
+        if keep is None:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _until(condition: Callable[[], bool], stage: Stage, seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        stage.check()
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{otherwise} after {seconds:.0f} s; the last words of all:\n{stage.tails()}")
+        time.sleep(0.05)
+
+
+def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, began: float) -> None:
+    """Show what happens until the world is over or somebody has seen enough."""
+    plain = options.plain or not console.is_terminal or console.is_dumb_terminal
+    show = _lines(console, began) if plain else None
+    live = Live(console=console, auto_refresh=False, transient=False)
+    seconds = None if options.stay else options.seconds
+    where = addresses(stage, _guard()) if options.stay else ()
+    if plain:
+        for text in where:
+            console.print(text)
+    try:
+        with live:
+            while not stage.world_over:
+                numbers = _look(stage, watch, seconds)
+                if show is not None:
+                    show(numbers)
+                else:
+                    size = console.size
+                    live.update(view(numbers, where, width=size.width, height=size.height), refresh=True)
+                time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        return
+
+
+def _look(stage: Stage, watch: Watch, seconds: float | None) -> Numbers:
+    """The numbers now; a worker that was killed is waited for, as the supervisor starts it again."""
+    deadline = time.monotonic() + _AWAY_SECONDS
+    while True:
+        stage.check()
+        try:
+            return watch.look(seconds)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_SECONDS)
+
+
+def _lines(console: Console, began: float) -> Callable[[Numbers], None]:
+    """What shows numbers as lines, every few seconds, with the newest decisions."""
+    said: set[UUID] = set()
+    next_at = 0.0
+
+    def show(numbers: Numbers) -> None:
+        nonlocal next_at
+        first = numbers.rows.first_decision
+        if first is not None and not said:
+            console.print(f"first decision in PostgreSQL {first.timestamp() - began:.1f} s after the start")
+        if time.monotonic() >= next_at or (first is not None and not said):
+            next_at = time.monotonic() + _LINE_SECONDS
+            console.print(line(numbers), markup=False)
+            for landed in reversed([row for row in numbers.rows.landed if row.decision_id not in said][:3]):
+                console.print(landed_line(landed), markup=False)
+            said.update(row.decision_id for row in numbers.rows.landed)
+
+    return show
+
+
+def _end(
+    stage: Stage, watch: Watch, connection: Connection, *, began: float, ledger_begins: int
+) -> tuple[Numbers, Truth]:
+    """End the world, let all that it said be judged, and hold it against its own word."""
+    stage.stop_world()
+    over = time.time()
+    _until(lambda: watch.caught_up(over), stage, _CATCH_UP_SECONDS, "the dataflow has not caught up")
+    since = datetime.fromtimestamp(began, UTC)
+    with unavailable(), stage.files.ledger.open("rb") as lines:
+        lines.seek(ledger_begins)
+        truth = compared(
+            lines,
+            failed=failed_jobs(connection, since),
+            stuck=stuck_jobs(connection, since),
+            patience=timedelta(seconds=PATIENCE_SECONDS),
+            at=over,
+        )
+    return watch.look(None), truth
+
+
+def _picture(numbers: Numbers) -> str:
+    """The view as an SVG that loads nothing from elsewhere."""
+    width, height = _PICTURE_SIZE
+    console = Console(record=True, width=width, height=height, file=StringIO(), force_terminal=True, highlight=False)
+    console.print(view(numbers, width=width, height=height))
+    return console.export_svg(title="guard demo")
+
+
+def _guard() -> str:
+    """What to type for `guard`, as it was typed to come here."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "guard" else "guard"
+
+
+def _next(numbers: Numbers, keep: Path | None) -> str:
+    """Where to look next."""
+    guard = _guard()
+    about = next((row for row in numbers.rows.landed if row.verdict == Verdict.ACT), None)
+    about = about or next(iter(numbers.rows.landed), None)
+    lines = ["", "Where to look next:"]
+    if keep is not None:
+        lines.append(f"  {guard} demo --keep {keep} --stay    brings this one back; then, beside it:")
+        if about is not None:
+            lines.append(f"  {guard} explain {about.decision_id} --settings {keep.absolute() / 'guard.toml'}")
+    else:
+        lines.append(
+            f"  {guard} demo --stay    goes on until Ctrl-C; look around with psql, guard status, guard explain"
+        )
+    lines.append("  README.md has how to point real pipelines at it, docs/design.md how it works")
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""What the demo stands on: servers of its own and the processes of the way, each with a log, all gone at the end.
+
+The processes are those that an operator runs, with a settings file like an operator's. Only the world that posts to
+them is made up, and it too is a process that knows nothing but an address and the secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from connectors.postgres import migrate
+from flows.embedded import EmbeddedPostgres, EmbeddedValkey, dies_with_parent, free_port
+from models.records.errors import ConfigError, Unavailable
+
+HOST: Final = "127.0.0.1"
+PATIENCE_SECONDS: Final = 20
+"""How long a job may run before it is stuck. An hour is usual; nobody would see that within a minute."""
+
+_GRACE_SECONDS: Final = 8.0
+_TAIL_LINES: Final = 15
+_SOURCES: Final = {
+    "github": ("github", "github.com", "signature"),
+    "gitlab": ("gitlab", "gitlab.example.com", "signing_token"),
+    "jenkins": ("jenkins", "jenkins.example.com", "basic"),
+    "circleci": ("circleci", "circleci.com", "signature"),
+}
+"""Platform, instance and kind of secret by the source's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the processes listen, all on the loopback."""
+
+    receiver: int
+    receiver_admin: int
+    flow_metrics: int
+
+    @classmethod
+    def free(cls) -> Self:
+        """Ports that nothing listens on now."""
+        return cls(free_port(), free_port(), free_port())
+
+
+class Files:
+    """The demo's directory, which may be an earlier demo's: its secrets and data are then taken up again."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make what is not there.
+
+        Raises:
+            ConfigError: the directory holds something else.
+        """
+        self.directory = directory
+        self.settings = directory / "guard.toml"
+        self.secrets = directory / "sources.json"
+        self.key = directory / "redaction-key"
+        self.ledger = directory / "world.jsonl"
+        self.curl = directory / "delivery.curl"
+        self.spool = directory / "spool"
+        self.recovery = directory / "recovery"
+        if directory.exists() and any(directory.iterdir()) and not self.secrets.exists():
+            raise ConfigError(f"{directory}: not empty, and no earlier demo's")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "logs").mkdir(exist_ok=True)
+        if not self.secrets.exists():
+            _private(self.key, secrets.token_hex(32))
+            _private(self.secrets, json.dumps(_sources(), indent=2))
+
+    def log(self, name: str) -> Path:
+        """Where the process of that name writes."""
+        return self.directory / "logs" / f"{name}.log"
+
+    def write_settings(self, *, redis: str, postgres: str, ports: Ports) -> None:
+        """Write the settings file for these servers."""
+        lines = [
+            f"redis.url = {_quoted(redis)}",
+            f"postgres.url = {_quoted(postgres)}",
+            f"redaction.key = {_quoted(f'file:{self.key}')}",
+            "",
+            "[receiver]",
+            f"port = {ports.receiver}",
+            f"admin_port = {ports.receiver_admin}",
+            f"spool_dir = {_quoted(self.spool)}",
+            "",
+            "[flow]",
+            f"metrics_port = {ports.flow_metrics}",
+            f"recovery_dir = {_quoted(self.recovery)}",
+            "snapshot_seconds = 5",
+            "",
+            "[rulebook.detectors.StuckJob]",
+            f'patience = "{PATIENCE_SECONDS}s"',
+        ]
+        for name, source in json.loads(self.secrets.read_text("utf-8")).items():
+            instance = _SOURCES[name][1]
+            secret = f"{{ kind = {_quoted(source['kind'])}, value = {_quoted(source['secret'])} }}"
+            lines += [
+                "",
+                f"[receiver.sources.{name}]",
+                f"platform = {_quoted(source['platform'])}",
+                f"instance = {_quoted(instance)}",
+                f"secrets = [{secret}]",
+            ]
+        _private(self.settings, "\n".join([*lines, ""]))
+        _private(self.curl, _delivery(json.loads(self.secrets.read_text("utf-8"))["jenkins"]["secret"]))
+
+
+def _sources() -> dict[str, dict[str, str]]:
+    """Every source with a secret that nobody had before, as the world reads them."""
+
+    def secret(kind: str) -> str:
+        drawn = secrets.token_bytes(32)
+        if kind == "signing_token":
+            return f"whsec_{base64.b64encode(drawn).decode()}"
+        return f"guard:{drawn.hex()}" if kind == "basic" else drawn.hex()
+
+    return {
+        name: {"platform": platform, "kind": kind, "secret": secret(kind)}
+        for name, (platform, _, kind) in _SOURCES.items()
+    }
+
+
+def _delivery(secret: str) -> str:
+    """A failed Jenkins build, for `curl -K`, with what proves it.
+
+    https://plugins.jenkins.io/notification/
+    """
+    log = ["[Pipeline] sh", "cp: error writing 'target/app.bin': No space left on device", "Finished: FAILURE"]
+    now_ms = time.time_ns() // 1_000_000
+    build = {"number": now_ms % 10**6, "phase": "FINALIZED", "status": "FAILURE", "timestamp": now_ms, "duration": 4200}
+    scm = {"branch": "origin/main", "commit": "5c1d7e0a" * 5}
+    body = {"name": "nightly", "url": "job/acme/job/nightly/", "build": build | {"scm": scm, "log": "\n".join(log)}}
+    options = {"user": secret, "header": "content-type: application/json", "data": json.dumps(body)}
+    return "".join(f"{name} = {_quoted(value)}\n" for name, value in options.items())
+
+
+def _private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, "utf-8")
+
+
+def _quoted(value: object) -> str:
+    """A TOML string; those of JSON are among them."""
+    return json.dumps(str(value))
+
+
+class Child:
+    """One process of the demo, with its own children in a group that ends as a whole."""
+
+    def __init__(self, name: str, command: list[str], log: Path) -> None:
+        """Start it; on Linux it goes when the thread that did so goes."""
+        self.name = name
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},  # modules are ours, wherever the demo was started
+                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one system call, looked up before the fork
+            )
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status once it has ended."""
+        return self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end; it need not have ended when this returns."""
+        if self.status is None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """End it and what it started; by force after 8 s."""
+        self.ask_to_stop()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        with suppress(ProcessLookupError, PermissionError):  # what macOS and Linux say when the whole group has ended
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Stage:
+    """Servers and processes, from `with` to its end."""
+
+    def __init__(self, files: Files) -> None:
+        """Nothing is started yet."""
+        self.files = files
+        self.ports = Ports.free()
+        self.valkey = EmbeddedValkey(files.directory / "valkey")
+        self.postgres = EmbeddedPostgres(files.directory / "postgres")
+        self._children: dict[str, Child] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start both servers side by side; PostgreSQL with its tables, and the receiver, which needs only Valkey.
+
+        Raises:
+            ConfigError, Unavailable: one of them cannot start.
+        """
+        with self._stack:
+            self._stack.callback(self.valkey.stop)
+            self._stack.callback(self.postgres.stop)
+            pool = self._stack.enter_context(ThreadPoolExecutor(1, "postgres"))  # lives as long as the server must
+            migrated: Future[object] = pool.submit(lambda: migrate(self.postgres.start().url))
+            self.valkey.start()
+            self._stack.callback(self._stop_children)
+            self.files.write_settings(redis=self.valkey.url, postgres=self.postgres.url, ports=self.ports)
+            self._start("receiver", "flows.cli", "receive", "--settings", str(self.files.settings))
+            migrated.result()
+            self._start("flow", "flows.cli", "flow", "--settings", str(self.files.settings))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        self._children[name] = Child(name, [sys.executable, "-m", module, *arguments], self.files.log(name))
+
+    def _stop_children(self) -> None:
+        for child in self._children.values():
+            child.ask_to_stop()
+        for child in reversed(self._children.values()):
+            child.stop()
+
+    def start_world(self, *, seed: int, speed: float, rate: float, seconds: float) -> None:
+        """Let pipelines run for so many seconds."""
+        options = {
+            "url": self.webhooks,
+            "secrets-json": self.files.secrets,
+            "ledger": self.files.ledger,
+            "seed": seed,
+            "speed": speed,
+            "rate": rate,
+            "duration": seconds,
+        }
+        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        self._start("world", "benchmarks.world", *words)
+
+    @property
+    def webhooks(self) -> str:
+        """Where the sources post to, up to and without their names."""
+        return f"http://{HOST}:{self.ports.receiver}/webhooks"
+
+    @property
+    def psql(self) -> str:
+        """PostgreSQL's own client: the machine's, or the one that came with the server."""
+        return shutil.which("psql") or str(self.postgres.programs / "psql")
+
+    @property
+    def world_over(self) -> bool:
+        """Whether the world has ended as it should."""
+        return "world" in self._children and self._children["world"].status == 0
+
+    def stop_world(self) -> None:
+        """No more deliveries."""
+        self._children["world"].stop()
+
+    def check(self) -> None:
+        """Insist that all still run.
+
+        Raises:
+            Unavailable: one has ended; the message says which, and ends with what it wrote.
+        """
+        for server in (self.valkey, self.postgres):
+            if server.pid is None:
+                raise Unavailable(f"{server.name} has ended; it wrote:\n{tail(server.data_dir / 'server.log')}")
+        for child in self._children.values():
+            if child.status is not None and not (child.name == "world" and child.status == 0):
+                ended = f"was killed by signal {-child.status}" if child.status < 0 else f"ended with {child.status}"
+                raise Unavailable(f"the {child.name} {ended}; it wrote:\n{tail(child.log)}")
+
+    def tails(self) -> str:
+        """The last words of every process."""
+        return "\n".join(f"--- {child.name}\n{tail(child.log)}" for child in self._children.values())
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"
+    return "\n".join(lines[-_TAIL_LINES:]) or "(nothing)"

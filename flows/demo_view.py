@@ -1,0 +1,295 @@
+"""How the demo looks: a pure function from numbers to something that rich can draw, and one to a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from connectors.postgres_live import Landed
+from flows.demo_numbers import Numbers
+from flows.demo_stage import HOST, PATIENCE_SECONDS, Stage
+from flows.demo_truth import Truth
+from flows.explain import in_words
+from flows.tables import escape
+from models.records.outputs import Diagnosis, FindingState, Verdict
+
+ABOUT: Final = (
+    "A simulated world posts signed webhooks, some twice, some out of order. Receiver, streams, dataflow, PostgreSQL "
+    "and every number here are real. Nothing is run again: the mode is observe."
+)
+_PLATFORMS: Final = {"github": "white", "gitlab": "dark_orange", "jenkins": "red", "circleci": "green"}
+_VERDICTS: Final = {Verdict.ACT: "bold green", Verdict.WAIT: "yellow", Verdict.SKIP: "blue"}
+_FINDINGS: Final = {
+    "StuckJob": "stuck: begun, never ended",
+    "RepeatedFailure": "repeated: failed again and again",
+    "FlakyTest": "flaky: failed, then passed unchanged",
+}
+_UNEXPLAINED: Final = "not explained"
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_WIDE: Final = 110  # columns from which on there is room for words
+_FIXED_LINES: Final = 22  # of the whole but for the rows of the decisions
+_MOST_CAUSES: Final = 7
+_BAR: Final = 14
+
+
+def view(numbers: Numbers, where: Sequence[str] = (), *, width: int, height: int) -> RenderableType:
+    """All of it, for a terminal of so many columns and lines; `where` says how to reach what runs."""
+    wide = width >= _WIDE
+    middle = _side_by_side((_causes(numbers), 3), (_findings(numbers), 2))
+    top = _side_by_side((_deliveries(numbers), 3), (_speed(numbers), 2))
+    foot = [Text(text, style="dim") for text in where or (ABOUT,)]
+    lines = sum(-(-text.cell_len // width) for text in foot)
+    room = max(height - _FIXED_LINES - lines, 3)
+    return Group(_title(numbers, width), top, middle, _decisions(numbers.rows.landed[:room], numbers, wide=wide), *foot)
+
+
+def line(numbers: Numbers) -> str:
+    """The same in one line, for a log."""
+    latency = numbers.rows.latency
+    verdicts = _by_verdict(numbers)
+    return "  ".join(
+        (
+            _clock(numbers.seconds),
+            f"{numbers.delivered():,} deliveries",
+            f"{numbers.rate:.0f} events/s",
+            f"{numbers.rows.failures} failures",
+            f"{numbers.decisions} decisions ({', '.join(f'{v} {verdicts.get(v, 0)}' for v in Verdict)})",
+            f"{sum(raised for raised, _ in _by_detector(numbers).values())} findings",
+            f"p99 {latency.p99:.0f} ms" if latency else "p99 -",
+        )
+    )
+
+
+def landed_line(landed: Landed) -> str:
+    """One decision in one line."""
+    return "  ".join(("     ", f"{landed.verdict:4}", landed.reason, landed.platform, escape(_where(landed))))
+
+
+def addresses(stage: Stage, guard: str) -> tuple[str, ...]:
+    """How to reach what runs, for a second terminal; `guard` is how that command is called there."""
+    files, ports = stage.files, stage.ports
+    base = f"http://{HOST}"
+    settings = f"--settings {files.settings}"
+    return (
+        f"post     curl -K {files.curl} {stage.webhooks}/jenkins",
+        f"metrics  {base}:{ports.receiver_admin}/metrics (receiver)  {base}:{ports.flow_metrics}/metrics (flow)",
+        f"rows     {stage.psql} '{stage.postgres.url}' -c 'TABLE guard.current_decisions'",
+        f"look     {guard} status {settings};  {guard} explain ID {settings}",
+    )
+
+
+def summary(numbers: Numbers, truth: Truth, *, began: float) -> Iterator[str]:
+    """What was seen, against what the world knows; `began` is when the demo did, in Unix seconds."""
+    rows = numbers.rows
+    verdicts = _by_verdict(numbers)
+    yield ""
+    if rows.first_decision is None:
+        yield "No decision was seen."
+    else:
+        yield f"First decision in PostgreSQL {rows.first_decision.timestamp() - began:.1f} s after the start."
+    yield (
+        f"Deliveries:  {truth.deliveries:,} posted, {truth.copies:,} of them a second time; "
+        f"{truth.refused} refused; {numbers.duplicates:,} duplicate events absorbed; {rows.dead_letters} dead letters"
+    )
+    yield f"Failed jobs: {truth.failed:,} in the world, {truth.recorded:,} of them in PostgreSQL"
+    yield f"Silent jobs: {truth.silent} for more than {PATIENCE_SECONDS} s, {truth.stuck} of them found stuck"
+    counts = ", ".join(f"{verdict} {verdicts.get(verdict, 0)}" for verdict in Verdict)
+    yield f"Decisions:   {numbers.decisions:,}: {counts}"
+    if rows.latency is not None:
+        p50, p95, p99 = rows.latency
+        yield f"Latency:     p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms from the receiver to the row"
+
+
+def _title(numbers: Numbers, width: int) -> RenderableType:
+    left = Text.assemble((" Pipeline Guard ", "bold white on dark_blue"), ("  four CI platforms, this machine", "dim"))
+    right = Text(_clock(numbers.seconds), style="bold")
+    if numbers.of_seconds is not None:
+        share = min(numbers.seconds / numbers.of_seconds, 1.0)
+        bar = max(width // 5, 10)
+        done = round(share * bar)
+        right = Text.assemble(
+            ("━" * done, "cyan"),
+            ("━" * (bar - done), "bright_black"),
+            f"  {_clock(numbers.seconds)}",
+            (f" of {_clock(numbers.of_seconds)} ", "dim"),
+        )
+    else:
+        right.append("  Ctrl-C ends it ", style="dim")
+    return _row(left, right)
+
+
+def _row(left: Text, right: Text) -> Table:
+    grid = Table.grid(expand=True)
+    grid.add_column(justify="left", no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_row(left, right)
+    return grid
+
+
+def _side_by_side(*parts: tuple[RenderableType, int]) -> Table:
+    grid = Table.grid(expand=True)
+    for _, ratio in parts:
+        grid.add_column(ratio=ratio)
+    grid.add_row(*(part for part, _ in parts))
+    return grid
+
+
+def _panel(content: RenderableType, title: str, *, height: int | None = None) -> Panel:
+    shown = Text(f" {title} ", style="bold")
+    return Panel(content, title=shown, title_align="left", border_style="bright_black", box=box.ROUNDED, height=height)
+
+
+def _deliveries(numbers: Numbers) -> Panel:
+    made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    made.add_column("platform")
+    for name in ("posted", "accepted", "twice", "ignored", "refused"):
+        made.add_column(name, justify="right")
+    for source in dict.fromkeys((*_PLATFORMS, *numbers.deliveries)):
+        answers = numbers.deliveries.get(source, {})
+        made.add_row(Text(source, style=_PLATFORMS.get(source, "")), *_answers(answers))
+    return _panel(made, "deliveries to the receiver", height=7)
+
+
+def _answers(answers: Mapping[str, int]) -> Iterable[Text]:
+    total = sum(answers.values())
+    accepted = answers.get("accepted", 0) + answers.get("spooled", 0)
+    twice, ignored = answers.get("duplicate", 0), answers.get("ignored", 0)
+    refused = total - accepted - twice - ignored
+    yield Text(f"{total:,}", style="bold")
+    for count, style in ((accepted, ""), (twice, ""), (ignored, ""), (refused, "bold red")):
+        yield Text(f"{count:,}", style=style if count else "bright_black")
+
+
+def _speed(numbers: Numbers) -> Panel:
+    facts = Table.grid(padding=(0, 1), expand=True)
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(no_wrap=True)
+    facts.add_row("events", _spark(numbers.rates, numbers.rate))
+    latency = numbers.rows.latency
+    shown = (f"{value:.0f} ms" for value in latency) if latency else ("-",) * 3
+    facts.add_row(
+        "latency",
+        Text.assemble(
+            *(
+                part
+                for name, value in zip(("p50 ", "p95 ", "p99 "), shown, strict=True)
+                for part in ((name, "dim"), (f"{value}  ", "bold cyan"))
+            )
+        ),
+    )
+    facts.add_row("", Text("from the receiver to the row", style="dim"))
+    facts.add_row("duplicates", Text.assemble((f"{numbers.duplicates:,}", "bold"), (" absorbed", "dim")))
+    dead = numbers.rows.dead_letters
+    facts.add_row("dead letters", Text(f"{dead}", style="bold red" if dead else "bright_black"))
+    return _panel(facts, "speed", height=7)
+
+
+def _spark(rates: Sequence[float], rate: float, *, most: int = 20) -> Text:
+    last = rates[-most:]
+    top = max(last, default=0.0) or 1.0
+    bars = "".join(_SPARKS[min(int(value / top * len(_SPARKS)), len(_SPARKS) - 1)] for value in last)
+    return Text.assemble((f"{rate:.0f}/s ", "bold cyan"), (bars, "cyan"))
+
+
+def _causes(numbers: Numbers) -> Panel:
+    counted: dict[str, int] = {}
+    for signature, diagnosis, count in numbers.rows.causes:
+        name = _UNEXPLAINED if diagnosis != Diagnosis.MATCHED or signature is None else signature
+        counted[name] = counted.get(name, 0) + count
+    known = sorted((item for item in counted.items() if item[0] != _UNEXPLAINED), key=lambda item: (-item[1], item[0]))
+    shown = known[:_MOST_CAUSES]
+    top = max((count for _, count in shown), default=1)
+    made = Table.grid(padding=(0, 1), expand=True)
+    made.add_column(no_wrap=True, ratio=1)
+    made.add_column(justify="right", no_wrap=True)
+    made.add_column(no_wrap=True, width=_BAR)
+    for name, count in shown:
+        made.add_row(Text(escape(name)), Text(f"{count}", style="bold"), Text("█" * _length(count, top), style="cyan"))
+    more = len(known) - len(shown)
+    rest = f"{_UNEXPLAINED}: the webhook says too little" + (f"; {more} more causes above" if more > 0 else "")
+    if counted.get(_UNEXPLAINED):
+        made.add_row(Text(rest, style="dim"), Text(f"{counted[_UNEXPLAINED]}", style="dim"), "")
+    return _panel(made, f"{numbers.rows.failures} failures, by signature", height=_MOST_CAUSES + 3)
+
+
+def _length(count: int, top: int) -> int:
+    return max(round(count / top * _BAR), 1)
+
+
+def _findings(numbers: Numbers) -> Panel:
+    made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    made.add_column("finding", ratio=1)
+    made.add_column("raised", justify="right")
+    made.add_column("cleared", justify="right")
+    by_detector = _by_detector(numbers)
+    for detector in dict.fromkeys((*_FINDINGS, *by_detector)):
+        raised, cleared = by_detector.get(detector, (0, 0))
+        made.add_row(
+            _FINDINGS.get(detector, detector),
+            Text(f"{raised}", style="bold magenta" if raised else "bright_black"),
+            Text(f"{cleared}", style="bold" if cleared else "bright_black"),
+        )
+    return _panel(made, "what the detectors hold true", height=_MOST_CAUSES + 3)
+
+
+def _decisions(landed: Sequence[Landed], numbers: Numbers, *, wide: bool) -> Panel:
+    made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    made.add_column("time", no_wrap=True, style="dim")
+    made.add_column("platform", no_wrap=True)
+    made.add_column("repository, job", no_wrap=True, ratio=3, overflow="ellipsis")
+    made.add_column("signature", no_wrap=True, ratio=2, overflow="ellipsis")
+    made.add_column("score", no_wrap=True, justify="right")
+    made.add_column("verdict", no_wrap=True)
+    made.add_column("reason", no_wrap=True, ratio=4 if wide else 2, overflow="ellipsis")
+    for row in landed:
+        reason = (in_words(row.reason) if wide else None) or row.reason
+        made.add_row(
+            f"{row.written_at.astimezone(UTC):%H:%M:%S}",
+            Text(row.platform, style=_PLATFORMS.get(row.platform, "")),
+            Text(escape(_where(row))),
+            Text(escape(row.signature or "-"), style="" if row.signature else "bright_black"),
+            Text(
+                "-" if row.score is None else f"{row.score:.2f}", style="" if row.score is not None else "bright_black"
+            ),
+            Text(row.verdict, style=_VERDICTS.get(Verdict(row.verdict), "")),
+            Text(reason),
+        )
+    verdicts = _by_verdict(numbers)
+    counts = ", ".join(f"{verdict} {verdicts.get(verdict, 0)}" for verdict in Verdict)
+    return _panel(made, f"{numbers.decisions} decisions, as they land in PostgreSQL: {counts}")
+
+
+def _where(landed: Landed) -> str:
+    repository = landed.repository.removeprefix("gh/")
+    job = f" {landed.job}" if landed.job else ""
+    return f"{repository}{job}{f' +{landed.more_jobs}' if landed.more_jobs else ''}"
+
+
+def _by_verdict(numbers: Numbers) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for verdict, _, count in numbers.rows.decisions:
+        counted[verdict] = counted.get(verdict, 0) + count
+    return counted
+
+
+def _by_detector(numbers: Numbers) -> dict[str, tuple[int, int]]:
+    """How many findings each detector raised and cleared."""
+    counted: dict[str, tuple[int, int]] = {}
+    for detector, state, count in numbers.rows.findings:
+        raised, cleared = counted.get(detector, (0, 0))
+        counted[detector] = (
+            raised + count * (state == FindingState.RAISED),
+            cleared + count * (state == FindingState.CLEARED),
+        )
+    return counted
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
