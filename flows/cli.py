@@ -138,6 +138,45 @@ def _log_from_here_on(settings: Settings) -> None:
 
 
 @app.command
+def demo(
+    *,
+    stay: bool = False,
+    seconds: float = 60.0,
+    seed: int = 7,
+    speed: float = 60.0,
+    rate: float = 6.0,
+    plain: bool = False,
+    keep: Path | None = None,
+    picture: Path | None = None,
+) -> int:
+    """Show the whole way at work: a simulated CI world, and all that stands behind it, on servers of its own.
+
+    Parameters
+    ----------
+    stay
+        Go on until Ctrl-C, and say how to reach what runs.
+    seconds
+        How long the world lasts.
+    seed
+        Which world: the same number gives the same pipelines.
+    speed
+        How many of the world's seconds pass in one.
+    rate
+        Pushes a second; each makes 10 to 30 deliveries.
+    plain
+        Lines instead of the live view, as where there is no terminal.
+    keep
+        The directory that everything is kept in; that of an earlier demo is taken up again.
+    picture
+        Save the last view there, as SVG.
+    """
+    from flows import demo as whole  # noqa: PLC0415 - servers and the live view, which no other command needs
+
+    seen = whole.run(whole.Options(stay, seconds, seed, speed, rate, plain, keep, picture))
+    return DONE if seen else AWAY
+
+
+@app.command
 def migrate(*, prune: bool = False, context: In) -> None:
     """Bring the schema in PostgreSQL up to this release.
 

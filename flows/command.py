@@ -70,4 +70,6 @@ def show(parts: Iterable[RenderableType]) -> None:
     with console.capture() as captured:
         for part in parts:
             console.print(part)
-    answer("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
+            console.print()
+    if text := captured.get().rstrip():
+        answer("\n".join(line.rstrip() for line in text.split("\n")))

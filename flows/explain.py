@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from rich.table import Table
+from rich.console import RenderableType
 
 from analytics.rulebook import Rulebook
 from analytics.signatures.catalogue import facts_of
@@ -90,25 +90,14 @@ def _proof(failure: Row, resolve: Resolve) -> dict[str, Any]:
     return proof | told | {"fix": match.signature.fix, "owner": match.signature.owner or None}
 
 
-def shown(explained: Explained) -> Iterator[Table]:
+def shown(explained: Explained) -> Iterator[RenderableType]:
     """`explained` for a terminal: each run attempt with its decisions and failures, then the findings."""
     for case in explained.cases:
         failures = [row for row in explained.failures if row["case_id"] == case]
         decisions = [row for row in explained.decisions if row["case_id"] == case]
         yield facts(f"run attempt {case}", _run((decisions or failures)[-1]))
-        yield table(
-            "decisions",
-            ("#rev", "stream time", "verdict", "reason", "in words", "signature", "#score", "mode"),
-            [
-                [
-                    row[name]
-                    for name in ("revision", "at", "verdict", "reason", "in_words", "signature", "score", "mode")
-                ]
-                for row in decisions
-            ],
-        )
-        if decisions:
-            yield facts("decision in force", _decision(decisions[-1]))
+        for row in decisions:
+            yield facts(f"decision {row['decision_id']}, revision {row['revision']}", _decision(row))
         for row in failures:
             yield facts(f"failure {row['failure_id']}", _failure(row))
     if explained.findings:
@@ -150,13 +139,15 @@ def _decision(row: Row) -> list[tuple[str, object]]:
     )
     would = None if row["verdict"] != Verdict.ACT else calls
     return [
-        ("id", row["decision_id"]),
-        ("why", row["in_words"] or row["reason"]),
+        ("verdict", f"{row['verdict']} ({row['mode']})"),
+        ("reason", row["reason"] + (f": {row['in_words']}" if row["in_words"] else "")),
         ("asks for", would),
+        ("signature", row["signature"]),
         ("score", row["score"]),
-        ("moved by", moved or None),
+        ("moved by", moved if row["score"] is not None and moved else None),
         ("run ended", said.get("run_ended")),
         ("rerun after", said.get("rerun_after")),
+        ("stream time", row["at"]),
         ("rulebook", row["rulebook"]),
         _stood(row),
     ]

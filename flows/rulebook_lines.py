@@ -8,14 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from rich.table import Table
+from rich.console import RenderableType
 
 from analytics.rulebook import Rulebook
 from flows.tables import facts, table
 from models.records.duration import duration_text
 
 
-def shown(rulebook: Rulebook) -> list[Table]:
+def shown(rulebook: Rulebook) -> list[RenderableType]:
     """All that `rulebook` says, for a terminal."""
     head = [("digest", rulebook.digest), ("scorer", f"{rulebook.scorer.model} {rulebook.scorer.version}")]
     signatures = [

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from rich.table import Table
+from rich.console import RenderableType
 
 from connectors.postgres_queries import Status, status
 from connectors.redis_streams import ShardBacklog, backlog
 from flows.servers import database, streams
 from flows.settings import Settings
-from flows.tables import lasted, one_line, table
+from flows.tables import facts, lasted, one_line, table
 from models.records.errors import GuardError
 from models.records.event import SHARDS
 
@@ -94,7 +94,7 @@ def _shard(number: int, waiting: list[ShardBacklog] | None, stored: Status | Non
     )
 
 
-def shown(standing: Standing) -> list[Table]:
+def shown(standing: Standing) -> list[RenderableType]:
     """`standing` for a terminal."""
     shards = [
         (
@@ -107,7 +107,7 @@ def shown(standing: Standing) -> list[Table]:
         )
         for s in standing.shards
     ]
-    tables = []
+    tables: list[RenderableType] = []
     if any(s.depth is not None or s.position is not None for s in standing.shards):
         tables.append(table("shards", ("shard", "#depth", "#oldest", "#position", "#stream lag", "rulebook"), shards))
     if standing.dead_letters_open is not None:
@@ -118,6 +118,6 @@ def shown(standing: Standing) -> list[Table]:
             table("written in the last hour", ("table", "#rows"), rows),
             table("decisions", ("verdict", "reason", "#count"), decisions),
             table("failures", ("signature", "#count"), failures),
-            table("dead letters", ("open",), [(standing.dead_letters_open,)]),
+            facts("dead letters", [("open", standing.dead_letters_open)]),
         ]
     return tables

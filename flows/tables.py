@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -39,27 +40,29 @@ def cell(value: object) -> Text:
     return Text(escape(shown), overflow="fold")
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
     """Rows under a title. A column whose name begins with # holds numbers."""
-    made = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in columns:
         made.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
     for row in rows:
         made.add_row(*map(cell, row))
-    return made
+    return Group(_title(title), made)
 
 
-def facts(title: str, pairs: Iterable[tuple[str, object]]) -> Table:
+def facts(title: str, pairs: Iterable[tuple[str, object]]) -> RenderableType:
     """Names and values, one pair a line; pairs without a value are left out."""
-    made = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
+    made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None:
             made.add_row(Text(f"  {name}"), cell(value))
-    return made
+    return Group(_title(title), made)
+
+
+def _title(title: str) -> Text:
+    return Text(title, style="bold", overflow="fold")
 
 
 def lasted(milliseconds: float) -> str:

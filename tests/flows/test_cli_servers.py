@@ -140,7 +140,7 @@ def test_status_shows_the_rest_when_postgresql_is_away(
     said = guard("status")
     assert (said.status, len(said.complaints)) == (1, 1)
     assert said.err.startswith("guard: PostgreSQL: ")
-    assert sum(line.startswith(f" {shard:02d} ") for line in said.lines for shard in range(SHARDS)) == SHARDS
+    assert sum(line.startswith(f"{shard:02d} ") for line in said.lines for shard in range(SHARDS)) == SHARDS
 
 
 # --- rulebooks
