@@ -397,14 +397,16 @@ class Shard:
         key = case_key_of(job_run)
         at, outcome = rows.at[i], OUTCOMES[rows.outcomes[i]]
         case = self._cases.get(key)
-        if code == RUN_ENDED and case is None:
+        if case is None and (code == RUN_ENDED or (code == RUN_FAILED and self._retired.get(key) is not None)):
+            # Nothing is known to have failed, or it was decided on long ago: the run itself has nothing to add.
             known = self._run_ends.get(key)
             if known is None or [at, outcome.value] > known:
                 self._run_ends.put(key, [at, outcome.value])
             return
         if case is None:
             case = self._case(key, rows.details[i], at)
-        if code != JOB_FAILED and (case.ended is None or (at, outcome) > (case.ended_ms, case.ended)):
+        is_run = code != JOB_FAILED or rows.details[i]["job_id"] is None
+        if is_run and (case.ended is None or (at, outcome) > (case.ended_ms, case.ended)):
             case.ended, case.ended_ms = outcome, at
         if code == RUN_FAILED:
             case.is_deploy = case.is_deploy or bool(rows.details[i]["is_deploy"])
@@ -498,7 +500,7 @@ class Shard:
 
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
-        waiting = case.rerun_after == "run" and case.ended is None and not case.given_up
+        waiting = case.ended is None and not case.given_up
         wait = RUN_PATIENCE_MS if waiting else CASE_KEPT_MS
         case.due_second = self._timers.at(self.stream_ms + wait, "case", case.key)
         jobs = [(job, self._is_repeated(job)) for job in case.failed_jobs()]
@@ -531,7 +533,7 @@ class Shard:
         case = self._cases.get(key)
         if case is None or case.due_second != second:
             return
-        if case.rerun_after == "run" and case.ended is None and not case.given_up:
+        if case.ended is None and not case.given_up:
             case.given_up = True
             self._touch(case, second * 1000, position)
         else:
