@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 from urllib.request import urlopen
 
 import pytest
@@ -22,9 +22,10 @@ from models.records.columns import decode
 from models.records.entry import Entry, Kind
 from models.records.event import SHARDS, Event, Outcome, shard_of
 from models.records.outputs import Reason, ShardOutput
+from models.records.payload import to_json
 from tests.connectors.outputs import NOW_MS, decision, failure, letter, output, progress
 from tests.events import make_event, raw_event
-from tests.flows.conftest import KEY, Guard, write
+from tests.flows.conftest import KEY, Guard, Said, write
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -295,7 +296,7 @@ def test_every_reason_has_words() -> None:
 
 
 @pytest.fixture
-def receiver(redis_url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def receiver(redis_url: str, tmp_path: Path) -> Iterator[tuple[Popen[bytes], int]]:
     """The command receive as a process of its own, and the port of its health."""
     port, admin = free_port(), free_port()
     path = tmp_path / "guard.toml"
@@ -305,14 +306,14 @@ def receiver(redis_url: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
         'secrets = [{ kind = "signature", value = "old horse" }]\n'
     )
     command = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())", "receive"]
-    with subprocess.Popen([*command, "--settings", str(path)], cwd=ROOT, stderr=subprocess.PIPE) as process:
+    with Popen([*command, "--settings", str(path)], cwd=ROOT, stderr=PIPE) as process:
         try:
             yield process, admin
         finally:
             process.kill()
 
 
-def test_receive_gets_ready_and_ends_when_told_to(receiver: tuple[subprocess.Popen[bytes], int]) -> None:
+def test_receive_gets_ready_and_ends_when_told_to(receiver: tuple[Popen[bytes], int]) -> None:
     process, admin = receiver
 
     def ready() -> bool:
@@ -326,3 +327,55 @@ def test_receive_gets_ready_and_ends_when_told_to(receiver: tuple[subprocess.Pop
     wait_until(ready, within=30, what="the receiver's readiness")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
+
+
+# --- the flow
+
+
+@pytest.fixture
+def flow(servers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Popen[bytes]]]:
+    """Starts the command flow as a process of its own, with its workers; ends them all."""
+    monkeypatch.setenv("GUARD_FLOW__METRICS_PORT", str(free_port()))
+    running: list[Popen[bytes]] = []
+
+    def start(*arguments: str) -> Popen[bytes]:
+        command = [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())", "flow"]
+        running.append(Popen([*command, *arguments], cwd=ROOT, stderr=PIPE))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_what_is_published_is_judged_by_the_flow_and_can_be_explained(
+    guard: Guard, flow: Callable[..., Popen[bytes]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GUARD_FLOW__RECOVERY_DIR", str(tmp_path / "recovery"))
+    event = lost_runner()
+    lines = tmp_path / "events.jsonl"
+    lines.write_bytes(to_json(event))
+    assert guard("publish", lines, "--now").status == 0
+    process = flow()
+
+    def explained() -> Said | None:
+        assert process.poll() is None
+        said = guard("explain", event.id)
+        return said if said.status == 0 else None
+
+    said = wait_until(explained, within=60, what="the explanation of what was published")
+    assert said is not None
+    assert "reason       run_in_progress: " in said.out
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_a_flow_without_a_recovery_store_says_so_and_does_not_try_again(
+    guard: Guard, flow: Callable[..., Popen[bytes]]
+) -> None:
+    process = flow()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"flow.recovery_dir" in err
+    assert b"Traceback" not in err
