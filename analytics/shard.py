@@ -298,7 +298,7 @@ class Shard:
             del self._running[job_run]
             self._absent_no_more(job_run, position)
             return
-        if self._sources.get(instance, 0) < now - TRUST_MS:
+        if self._sources.get(instance, 0) <= now - TRUST_MS:
             known[4] = self._timers.at(now + MINUTE_MS, "run", job_run)
             return
         history = (Seen(at, event, Outcome(outcome), None, pipeline_id, attempt),)
