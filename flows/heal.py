@@ -121,12 +121,16 @@ def dataflow(settings: Settings, store: Store | None) -> Dataflow:
     resolve = rulebooks.resolver(url)
     most_bad = round(settings.flow.reject_share_limit * REJECT_WINDOW)
 
+    clean = redactor(settings)
+
     def make(shard: int) -> Shard:
-        return Shard(shard, compose(), resolve, most_bad=most_bad, from_ms=starts(shard).stream_ms)
+        start = starts(shard)
+        rulebook = resolve(start.rulebook) if start.rulebook else compose()
+        return Shard(shard, rulebook, resolve, most_bad=most_bad, from_ms=start.stream_ms)
 
     def build(state: bytes | None) -> ShardLogic:
         restored = None if state is None else Shard.restore(state, resolve, most_bad=most_bad)
-        return ShardLogic(restored, make, redactor(settings))
+        return ShardLogic(restored, make, clean)
 
     flow = Dataflow("guard")
     raw: Any = op.input("source", flow, source)

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -28,11 +28,15 @@ _IDENTITY: Final = "guard-store.json"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a shard begins that has no snapshot. `stream_ms` is the stream time it had come to."""
+    """Where a shard begins that has no snapshot: the stream time it had come to, and the rulebook in force there.
+
+    Without a rulebook the shipped one is in force, as it is where a stream begins.
+    """
 
     entry_id: str = "0-0"
     position: int = 0
     stream_ms: int = 0
+    rulebook: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def open_store(directory: Path, connection: Connection, progress: Mapping[int, P
             f"flow.recovery_dir: {directory} {found}, but what is in PostgreSQL goes with the store {noted}. Give back "
             "the directory, or go on from what PostgreSQL has with --from-progress: histories and open minutes are lost"
         )
-    starts = {shard: Start(p.entry_id, p.position, p.stream_ms) for shard, p in progress.items()} if anew else {}
+    starts = {shard: Start(*p) for shard, p in progress.items()} if anew else {}
     store = Store(directory, str(uuid4()), starts)
     _make(store)
     _note(connection, store.store_id)
@@ -92,7 +96,7 @@ def _make(store: Store) -> None:
     for left in store.directory.glob("part-*.sqlite3*"):
         left.unlink()
     init_db_dir(store.directory, PARTITIONS)
-    starts = {shard: [at.entry_id, at.position, at.stream_ms] for shard, at in store.starts.items()}
+    starts = {shard: astuple(at) for shard, at in store.starts.items()}
     identity = store.directory / _IDENTITY
     beside = identity.with_suffix(".tmp")
     with beside.open("w") as file:

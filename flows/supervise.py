@@ -19,12 +19,16 @@ import structlog
 
 _log = structlog.get_logger()
 
+AGAIN: Final = 1
+"""The exit status of a process that may do better later."""
 HOPELESS: Final = 2
 """The exit status of a process that says that starting again will not help."""
 _STEADY_SECONDS: Final = 30.0
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 30.0
 _GRACE_SECONDS: Final = 5.0
+_LAST_WORDS_SECONDS: Final = 0.5
+"""How long the others may still end by themselves: the first to end is often not the one that knows why."""
 
 
 class Supervisor:
@@ -51,8 +55,8 @@ class Supervisor:
             self._end_all()
             if self._stopping.is_set():
                 break
-            if status == HOPELESS:
-                return status
+            if HOPELESS in {process.returncode for process in self._running}:
+                return HOPELESS
             attempt = 0 if time.monotonic() - began > _STEADY_SECONDS else attempt + 1
             pause = random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))  # noqa: S311 - jitter
             _log.warning("a process of the flow ended", status=status, restart_in_seconds=round(pause, 2))
@@ -69,16 +73,24 @@ class Supervisor:
         return None
 
     def _end_all(self) -> None:
+        if not self._stopping.is_set():
+            self._reap(time.monotonic() + _LAST_WORDS_SECONDS)
         for process in self._running:
             if process.poll() is None:
                 process.terminate()
-        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in self._reap(time.monotonic() + _GRACE_SECONDS):
+            process.kill()
+            process.wait()
+
+    def _reap(self, deadline: float) -> list[subprocess.Popen[bytes]]:
+        """Wait for all to end; those that have not by then."""
+        left = []
         for process in self._running:
             try:
                 process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                left.append(process)
+        return left
 
 
 def supervise(commands: Sequence[Sequence[str]]) -> int:

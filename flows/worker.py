@@ -23,7 +23,8 @@ from connectors.redaction import redacting_processor
 from flows import heal, logs, observe
 from flows.servers import redactor
 from flows.settings import Settings
-from models.records.errors import GuardError
+from flows.supervise import AGAIN, HOPELESS
+from models.records.errors import GuardError, InputError, Unavailable
 
 app = App(name="flows.worker", help="One process of the dataflow.", version_flags=[])
 
@@ -43,9 +44,21 @@ def main(
     log = structlog.get_logger()
     try:
         run(read, process, anew=from_progress)
-    except GuardError as error:
-        log.error("the flow cannot run", error=str(error), process=process)  # noqa: TRY400 - theirs, not our bug
-        sys.exit(2)
+    except Exception as error:
+        reason = _told(error)
+        if reason is None:
+            raise
+        log.error("the flow cannot run", error=str(reason), process=process)  # noqa: TRY400 - theirs, not our bug
+        sys.exit(AGAIN if isinstance(reason, Unavailable) else HOPELESS)
+
+
+def _told(error: BaseException | None) -> GuardError | None:
+    """What we raised on purpose, out of the engine's wrapping too; None where the fault is ours."""
+    while error is not None:
+        if isinstance(error, GuardError) and not isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def run(settings: Settings, process: int, *, anew: bool) -> None:

@@ -217,21 +217,23 @@ class Ground:
         with connect(self.postgres_url) as connection:
             return dict(connection.execute("SELECT shard, position FROM guard.progress").fetchall())
 
+    def beat(self, shards: Iterable[int]) -> None:
+        """Append a heartbeat to `shards`; it says nothing of the time, only that there is something to read."""
+        beat = encode(Entry(Kind.HEARTBEAT, Encoding.JSON, 1, b"{}"))
+        for shard in shards:
+            self.client.xadd(log_key(shard), dict([beat]))
+
     def drain(self, flow: Flow, *, within: float = 60.0) -> None:
         """Wait until all that is in the streams is judged; a shard with nothing to say says so at its next entry."""
         target = self.lengths()
-        beat = encode(Entry(Kind.HEARTBEAT, Encoding.JSON, 1, b"{}"))
-        last = time.monotonic()
+        nudge = Nudge(self)
 
         def drained() -> bool:
-            nonlocal last
             flow.must_run()
             reached = self.reached()
             behind = [shard for shard, count in target.items() if reached.get(shard, 0) < count]
-            if behind and time.monotonic() - last > 0.5:
-                last = time.monotonic()
-                for shard in behind:
-                    self.client.xadd(log_key(shard), dict([beat]))
+            if behind:
+                nudge(behind)
             return not behind
 
         wait_until(drained, within=within, what="the streams' end")
@@ -252,6 +254,20 @@ class Ground:
             )
         print("checked", report.events, "events", report.rows)  # noqa: T201 - pytest shows it beside a failure
         return report
+
+
+class Nudge:
+    """Heartbeats, at most two a second: a shard that has nothing to say says how far it came at its next entry only."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._last = time.monotonic()
+
+    def __call__(self, shards: Iterable[int]) -> None:
+        """Append them, if the last ones are half a second old."""
+        if time.monotonic() - self._last > 0.5:
+            self._last = time.monotonic()
+            self._ground.beat(shards)
 
 
 class Birth(NamedTuple):
@@ -276,6 +292,7 @@ class Flow:
             **more,
         }
         self._log = ground.directory / "flow.log"
+        self._count = processes
         self._supervisor = supervise.Supervisor(supervise.workers(processes, arguments), start=self._start)
         self._thread = threading.Thread(target=self._run, name="supervisor")
 
@@ -291,6 +308,7 @@ class Flow:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        wait_until(lambda: len(self.births) >= self._count, what="the first processes")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -323,9 +341,11 @@ class Flow:
     def first_output(self, *, within: float = 60.0) -> float:
         """Wait until the processes started last have written something new; seconds since they were started."""
         born = self.births[-1].at
+        nudge = Nudge(self.ground)
 
         def output() -> float:
             self.must_run()
+            nudge(range(SHARDS))
             with connect(self.ground.postgres_url) as connection:
                 row = connection.execute(
                     "SELECT extract(epoch FROM max(updated_at))::float8 FROM guard.progress"
@@ -339,8 +359,7 @@ class Flow:
         """Kill -9 one of the processes, and wait until the supervisor has started them all again."""
         before = len(self.births)
         rng.choice(wait_until(lambda: self.processes, what="a process to kill")).kill()
-        everyone = len(supervise.workers(int(str(self.settings["flow__processes"])), ()))
-        wait_until(lambda: len(self.births) >= before + everyone, within=45, what="a restart")
+        wait_until(lambda: len(self.births) >= before + self._count, within=45, what="a restart")
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], log: Any) -> subprocess.Popen[bytes]:
