@@ -77,7 +77,8 @@ def connect(url: str, *, application_name: str = "guard", autocommit: bool = Tru
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
-        raise ConfigError(f"not a PostgreSQL URL: {error}") from error
+        said = str(error).partition('"')[0].rstrip(": ")  # what libpq quotes may be the password
+        raise ConfigError(f"not a PostgreSQL URL: {said}") from None
     options = f"{_SESSION} {given.pop('options', None) or ''} {_DURABLE}"
     parameters: dict[str, Any] = {**_DEFAULTS, "application_name": application_name, **given, "options": options}
     with unavailable():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from connectors import redis_safety
 from connectors.postgres import migrations, schema_version
 from flows.rulebooks import configured
-from flows.servers import streams
+from flows.servers import answering, streams
 from flows.settings import Settings
 from flows.tables import one_line
 from models.records.errors import GuardError
@@ -55,7 +55,8 @@ def _redis(settings: Settings) -> Iterator[Checked]:
 def _postgres(settings: Settings) -> Checked:
     wanted = migrations()[-1].version
     try:
-        version = schema_version(settings.postgres.url.get_secret_value())
+        with answering():
+            version = schema_version(settings.postgres.url.get_secret_value())
     except GuardError as error:
         return Checked("postgresql", ok=False, said=one_line(str(error)))
     said = f"schema version {version}" if version else "no tables of ours"

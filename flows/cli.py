@@ -7,6 +7,7 @@ of the input was left out.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -142,7 +143,7 @@ def demo(
     *,
     stay: bool = False,
     seconds: float = 60.0,
-    seed: int = 7,
+    seed: int = 9,
     speed: float = 60.0,
     rate: float = 6.0,
     plain: bool = False,
@@ -187,13 +188,14 @@ def migrate(*, prune: bool = False, context: In) -> None:
     """
     settings = context.settings()
     url = settings.postgres.url.get_secret_value()
-    done = apply_migrations(url)
-    for name in done:
-        answer(f"applied {name}")
-    if not done:
-        answer("the schema is up to date")
-    if prune:
-        _prune(url, settings)
+    with servers.answering():
+        done = apply_migrations(url)
+        for name in done:
+            answer(f"applied {name}")
+        if not done:
+            answer("the schema is up to date")
+        if prune:
+            _prune(url, settings)
 
 
 def _prune(url: str, settings: Settings) -> None:
@@ -335,7 +337,7 @@ def publish_(
     no_marks
         Append what was appended already once more.
     """
-    if rate is not None and not rate > 0:
+    if rate is not None and not 0 < rate < math.inf:
         raise ConfigError(f"--rate: expected more than 0 events a second, got {rate:g}")
     settings = context.settings()
     redactor = servers.redactor(settings)
@@ -355,6 +357,9 @@ def publish_(
                 _progress(publisher.done, end="\r")
         except Unavailable as error:
             raise Unavailable(f"{error}; on the streams so far: {publisher.done}") from error
+        except KeyboardInterrupt:
+            _progress(publisher.done, end="\n")
+            raise
     _progress(publisher.done, end="\n")
     return LEFT_OUT if publisher.done.bad else DONE
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from uuid import UUID
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from connectors import redis_streams
 from connectors.postgres_queries import dead_letter, dead_letters, open_dead_letters
@@ -20,7 +21,9 @@ app = App(name="dead", help="What could not be used: list, show or replay it.", 
 
 
 @app.command(name="list")
-def dead_list(*, limit: int = 100, json: bool = False, context: In) -> None:
+def dead_list(
+    *, limit: Annotated[int, Parameter(validator=Number(gte=1))] = 100, json: bool = False, context: In
+) -> None:
     """The dead letters that were not replayed yet, newest first.
 
     Parameters

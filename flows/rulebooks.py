@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -23,9 +24,18 @@ def configured(settings: Settings) -> Rulebook:
         ConfigError: naming the key, or the signature file and entry.
     """
     files = settings.rulebook.signature_files
-    own = tuple(s for path in files for s in read(str(path), path.read_text("utf-8")))
+    own = tuple(s for path in files for s in read(str(path), _text(path)))
     policy = {"mode": settings.mode, **settings.rulebook.policy}
     return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=own)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
 def resolver(url: str) -> Callable[[str], Rulebook]:

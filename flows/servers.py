@@ -30,12 +30,28 @@ def require_schema(url: str) -> None:
 
     Raises:
         ConfigError: it has not; the message names `guard migrate`.
-        Unavailable: the server is away.
+        Unavailable, Refused: as `answering` does.
     """
-    version, wanted = schema_version(url), migrations()[-1].version
+    with answering():
+        version, wanted = schema_version(url), migrations()[-1].version
     if version < wanted:
         found = f"has schema version {version}" if version else "has no tables of ours"
         raise ConfigError(f"the database {found}, and this release needs version {wanted}: run `guard migrate`")
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Whatever PostgreSQL says against what is asked of it within, as one of our errors.
+
+    Raises:
+        Unavailable: the server is away, or went away meanwhile.
+        Refused: it answers, and says no.
+    """
+    try:
+        with postgres_unavailable():
+            yield
+    except psycopg.Error as error:
+        raise Refused(f"PostgreSQL: {str(error).strip()}") from error
 
 
 @contextmanager
@@ -44,16 +60,12 @@ def database(settings: Settings) -> Iterator[Connection]:
 
     Raises:
         ConfigError: the schema is not there.
-        Unavailable: the server is away, or went away meanwhile.
-        Refused: it answers, and says no.
+        Unavailable, Refused: as `answering` does.
     """
     url = settings.postgres.url.get_secret_value()
     require_schema(url)
-    try:
-        with postgres_unavailable(), connect(url, application_name="guard cli") as connection:
-            yield connection
-    except psycopg.Error as error:
-        raise Refused(f"PostgreSQL: {str(error).strip()}") from error
+    with answering(), connect(url, application_name="guard cli") as connection:
+        yield connection
 
 
 @contextmanager

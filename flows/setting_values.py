@@ -50,6 +50,14 @@ def _split(url: str) -> SplitResult | None:
     return None if stray or parts.fragment else parts
 
 
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is one, or not given."""
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
+
+
 def _address(*schemes: str) -> AfterValidator:
     """Accept addresses of these schemes, with what each needs."""
 
@@ -64,6 +72,8 @@ def _address(*schemes: str) -> AfterValidator:
             raise ValueError("expected the path of a socket")
         if parts.scheme in {"redis", "rediss"}:
             database = parts.path.removeprefix("/")
+            if not _has_port(parts):
+                raise ValueError("expected a port from 0 to 65535")
             if not parts.hostname or (database and not database.isdecimal()):
                 raise ValueError("expected a host and, after it, nothing or / and the number of a database")
         return url

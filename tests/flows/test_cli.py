@@ -108,6 +108,30 @@ def test_check_finds_a_rulebook_that_cannot_be_put_together(guard: Guard, monkey
     assert "least_score" in said.complaints[0]
 
 
+def test_check_finds_a_signature_file_that_is_no_text(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b"# \xe9")
+    monkeypatch.setenv("GUARD_RULEBOOK__SIGNATURE_FILES", json.dumps([str(path)]))
+    said = guard("check")
+    assert (said.status, said.err) == (2, f"guard: {path}: not UTF-8 text\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [("REDIS", "redis://:cAnArY@host:99999/0"), ("POSTGRES", "postgresql://guard:cAnArY%zz@127.0.0.1/guard")],
+)
+def test_an_address_that_is_none_is_said_without_its_password(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    monkeypatch.setenv(f"GUARD_{name}__URL", url)
+    said = guard("status")
+    assert said.status != 0
+    assert "cAnArY" not in said.out + said.err
+    assert "Traceback" not in said.err
+
+
 def test_check_says_of_each_server_that_it_is_away(guard: Guard) -> None:
     said = guard("check", "--connect")
     assert said.status == 1
@@ -220,6 +244,8 @@ def test_what_is_rejected_says_why_and_has_status_3(guard: Guard) -> None:
         (["normalise", "--platform", "github", "-H", "nonsense", os.devnull], "a header is written 'Name: value'"),
         (["normalise", "--platform", "github", "--headers", "/", os.devnull], "/: Is a directory"),
         (["publish", "--rate", "0", os.devnull], "--rate: expected more than 0"),
+        (["publish", "--rate", "inf", os.devnull], "--rate: expected more than 0"),
+        (["dead", "list", "--limit", "0"], 'Invalid value "0" for --limit'),
         (["dead", "replay"], "name dead letters by their ids, or say --all, or --reason"),
         (["dead", "replay", "--all", "--reason", "bad_checksum"], "name dead letters by their ids"),
     ],

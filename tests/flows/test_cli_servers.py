@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 import redis
@@ -78,6 +79,27 @@ def test_prune_keeps_each_table_as_long_as_its_retention(
     lines = guard("migrate", "--prune").lines
     assert "deleted 1 rows of failures older than 9 days" in lines
     assert "deleted 0 rows of decisions older than 11 days" in lines
+
+
+@pytest.fixture
+def powerless(database: str) -> Iterator[str]:
+    """The address of `database` for somebody who may do nothing there."""
+    name = f"nobody_{uuid4().hex[:8]}"
+    with connect(database) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN".encode())
+        yield database.replace("postgres@", f"{name}@")
+        connection.execute(f"DROP ROLE {name}".encode())
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["status"], ["dead", "list"], ["check", "--connect"]])
+def test_a_database_that_says_no_is_one_line_and_status_1(
+    guard: Guard, servers: None, monkeypatch: pytest.MonkeyPatch, powerless: str, command: list[str]
+) -> None:
+    monkeypatch.setenv("GUARD_POSTGRES__URL", powerless)
+    said = guard(*command)
+    assert said.status == 1
+    assert "PostgreSQL: permission denied for schema guard" in said.out + said.err
+    assert len(said.complaints) == (0 if command[0] == "check" else 1)
 
 
 def test_check_accepts_servers_that_keep_what_they_acknowledge(guard: Guard, servers: None) -> None:
