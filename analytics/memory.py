@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, Final, Generic, TypeVar
 
 V = TypeVar("V")
@@ -147,12 +148,8 @@ class Durations:
         total = sum(counts)
         if total < 20:  # noqa: PLR2004 - a 95th percentile of fewer says nothing
             return None
-        below = 0
-        for i, count in enumerate(counts):
-            below += count
-            if below * 100 >= total * 95:
-                return int(1000 * 2**i)
-        return None
+        bucket = next(i for i, below in enumerate(accumulate(counts)) if below * 100 >= total * 95)
+        return int(1000 * 2**bucket)
 
     def state(self) -> dict[str, bytes]:
         """All counts, longest unused first."""

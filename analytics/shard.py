@@ -381,9 +381,7 @@ class Shard:
 
     def _forget(self, key: str, second: int) -> None:
         """Let go of what no detector sees any more."""
-        known = self._histories.get(key)
-        if known is None or known.due_second != second:
-            return
+        known = self._histories[key]
         known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - self._kept_ms]
         if known.seen:
             known.due_second = self._timers.at(known.seen[-1].at_ms + self._kept_ms, "history", key)

@@ -117,6 +117,14 @@ def test_what_must_be_silent_is_silent(cls: type[Detector], example: Example) ->
     assert _of(cls, said) == []
 
 
+@pytest.mark.parametrize("cls", DETECTORS)
+def test_only_what_is_found_by_absence_is_asked_again_though_nothing_happens(cls: type[Detector]) -> None:
+    start = (Seen(T0, "", Outcome.RUNNING, None, "1", 1),)
+    due = cls().due(start, None)
+    assert (due is None) == (cls.by == JOB)
+    assert due is None or T0 < due < T0 + milliseconds(cls().within)
+
+
 @pytest.mark.parametrize(("cls", "example"), FIRES)
 def test_every_finding_is_cleared_by_time_alone(cls: type[Detector], example: Example) -> None:
     until = T0 + example[-1].at_ms + milliseconds(cls().within) + MINUTE
