@@ -23,7 +23,7 @@ from typing import Any, Final
 import psycopg
 
 from benchmarks import oracle
-from benchmarks.rig import Rig, cpu_seconds, difference, environment, in_force, preload, rig
+from benchmarks.rig import Rig, difference, environment, in_force, preload, rig
 from benchmarks.workload import Workload, cached
 from models.records.entry import Encoding
 from models.records.event import SHARDS
@@ -59,9 +59,9 @@ def watch(database: str, task: Task, processes: Sequence[subprocess.Popen[bytes]
             rows = connection.execute(_PROGRESS).fetchall()
             positions = {shard: position for shard, position, _ in rows}
             if rows and first is None:
-                first = (max(at for *_, at in rows), sum(positions.values()), _cpu(processes, servers))
+                first = (max(at for *_, at in rows), sum(positions.values()), servers.cpu(processes))
             if all(positions.get(shard, 0) >= end for shard, end in task.ends.items()):
-                return _measured(began, first, max(at for *_, at in rows), _cpu(processes, servers), task)
+                return _measured(began, first, max(at for *_, at in rows), servers.cpu(processes), task)
             if any(process.poll() is not None for process in processes):
                 raise SystemExit(f"a process ended before the log did: {[process.poll() for process in processes]}")
             time.sleep(_POLL_SECONDS)
@@ -89,14 +89,11 @@ def _measured(
     }
 
 
-def _cpu(processes: Sequence[subprocess.Popen[bytes]], servers: Rig) -> dict[str, float]:
-    return {"ours": sum(cpu_seconds(process.pid) for process in processes), **servers.cpu()}
-
-
 @contextmanager
-def _running(
+def running(
     commands: Sequence[Sequence[str]], environ: Mapping[str, str] | None
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes of Python that run until the end of the block, and are killed there."""
     processes = [subprocess.Popen([sys.executable, *command], env=environ, stdout=sys.stderr) for command in commands]
     try:
         yield processes
@@ -114,8 +111,8 @@ def flow(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     recovery = servers.directory / f"recovery-{servers.databases}"
     environ = environment(servers.valkey.url, database, recovery, processes=processes)
     commands = [["-m", "flows.worker", "--process", str(number)] for number in range(processes)]
-    with _running(commands, environ) as running:
-        said = watch(database, task, running, servers)
+    with running(commands, environ) as started:
+        said = watch(database, task, started, servers)
     return said | _judged(database, task) | {"rows_digest": oracle.digest(database)}
 
 
@@ -126,8 +123,8 @@ def rival(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     shards = [",".join(str(s) for s in range(SHARDS) if s % processes == i) for i in range(processes)]
     where = ["--redis", servers.valkey.url, "--postgres", database]
     commands = [["-m", "benchmarks.rival", *where, "--shards", some] for some in shards]
-    with _running(commands, None) as running:
-        said = watch(database, task, running, servers)
+    with running(commands, None) as started:
+        said = watch(database, task, started, servers)
     return said | _judged(database, task)
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,11 +62,12 @@ class Rig:
             connection.execute("CHECKPOINT")
         return self.postgres.database_url(name)
 
-    def cpu(self) -> dict[str, float]:
-        """CPU seconds of each server so far."""
+    def cpu(self, subject: Sequence[subprocess.Popen[bytes]] = ()) -> dict[str, float]:
+        """CPU seconds so far: of the processes of the subject, and of each server."""
         assert self.valkey.pid is not None
         assert self.postgres.pid is not None
-        return {"redis": cpu_seconds(self.valkey.pid), "postgresql": cpu_seconds(self.postgres.pid)}
+        own = {"ours": sum(cpu_seconds(process.pid) for process in subject)} if subject else {}
+        return own | {"redis": cpu_seconds(self.valkey.pid), "postgresql": cpu_seconds(self.postgres.pid)}
 
 
 @contextmanager
