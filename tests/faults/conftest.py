@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from connectors.postgres import migrate
 from flows import supervise
@@ -24,6 +26,20 @@ def ground(own_valkey: EmbeddedValkey, database: str, tmp_path: Path) -> Iterato
     made = Ground(own_valkey.url, database, tmp_path)
     yield made
     made.client.close()
+
+
+@pytest.fixture
+def databases(postgres_server: EmbeddedPostgres, database: str) -> Iterator[list[str]]:
+    """Three databases with our tables in them."""
+    names = [f"test_{uuid4().hex}" for _ in range(2)]
+    urls = [postgres_server.database_url(name) for name in names]
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        for name, url in zip(names, urls, strict=True):
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            migrate(url)
+        yield [database, *urls]
+        for name in names:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

@@ -130,7 +130,8 @@ def _more_events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
     """The benchmarks' workload beside the world: many runs at once, and failures that wait for the end of their run."""
     rate = 800 / 3600
     start = datetime.fromtimestamp(BEGINS, UTC)
-    for event in workload.events(Workload(int(hours * 3600 * rate), seed, 40, rate, start)):
+    plan = Workload(int(hours * 3600 * rate), seed=seed, repositories=40, rate=rate, start=start)
+    for event in workload.events(plan):
         shard = shard_of(event.metadata.instance, event.repository)
         encoding = rng.choice((Encoding.JSON, Encoding.PROTOBUF))
         yield told(shard, workload.milliseconds(event.timestamp), Kind.EVENT, encoding, to_bytes(event, encoding))

@@ -1,0 +1,119 @@
+"""Promise 1: the tables are a function of the log alone, whatever the batches, the workers and the crashes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analytics.rulebook import Rulebook, compose
+from analytics.shard import Shard
+from connectors.postgres import connect, put_rulebook
+from connectors.postgres_rows import TABLES
+from flows.embedded import EmbeddedValkey
+from flows.rulebooks import control
+from models.records.columns import RawEntry, decode
+from models.records.entry import encode
+from models.records.event import SHARDS
+from tests.contracts import oracle
+from tests.faults.harness import Flow, Ground, Told, changed, count_absorbed, story
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
+
+OTHER: Mapping[str, Mapping[str, Any]] = {"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "20m"}}
+
+
+def with_change(entries: list[Told], rulebook: Rulebook) -> list[Told]:
+    """`entries` with `rulebook` coming into force in the middle."""
+    middle = len(entries) // 2
+    at_ms = entries[middle].at_ms
+    name_and_value = encode(control(rulebook, at_ms))
+    return [*entries[:middle], *(Told(shard, at_ms, *name_and_value) for shard in range(SHARDS)), *entries[middle:]]
+
+
+def of_shards(entries: list[Told]) -> dict[int, list[RawEntry]]:
+    log: dict[int, list[RawEntry]] = {shard: [] for shard in range(SHARDS)}
+    for told in entries:
+        there = log[told.shard]
+        there.append(RawEntry(len(there) + 1, told.at_ms, len(there), (told.name, told.value)))
+    return log
+
+
+def test_twenty_batchings_with_restores_between_give_the_same_bytes(rng: random.Random) -> None:
+    rulebook = compose(detectors=OTHER)
+    books = {book.digest: book for book in (compose(), rulebook)}
+    log = of_shards(with_change(story(rng.randrange(1 << 30), hours=1.2, poison=False), rulebook))
+    busiest = max(log, key=lambda shard: len(log[shard]))
+    entries = log[busiest]
+
+    def said(most: int, restore: float) -> bytes:
+        shard, left = Shard(busiest, compose(), books.__getitem__), iter(entries)
+        gathered: tuple[list[Any], ...] = ([], [], [], [], [])
+        while some := list(islice(left, rng.randint(1, most))):
+            said_now: tuple[list[Any], ...] = shard.process(decode(some))[:5]
+            for into, new in zip(gathered, said_now, strict=True):
+                into.extend(new)
+            if rng.random() < restore:
+                shard = Shard.restore(shard.snapshot(), books.__getitem__)
+        return repr(gathered).encode()
+
+    first = said(1, 0.0)
+    assert len(first) > 10_000
+    for _ in range(20):
+        assert said(rng.choice((1, 3, 20, 200, len(entries))), rng.choice((0.0, 0.1, 0.9))) == first
+
+
+def test_one_two_and_three_workers_with_kills_give_the_same_bytes(
+    own_valkey: EmbeddedValkey, databases: list[str], rng: random.Random, tmp_path: Path
+) -> None:
+    rulebook = compose(detectors=OTHER)
+    entries = with_change(story(rng.randrange(1 << 30), hours=0.8), rulebook)
+    tables: list[bytes] = []
+    for processes, kills, database in zip((1, 2, 3), (1, 2, 2), databases, strict=True):
+        with told(own_valkey, database, tmp_path / f"{len(tables)}", entries, rulebook) as ground:
+            absorbed = count_absorbed(ground)
+            with Flow(ground, processes=processes, flow__snapshot_seconds=0.3) as flow:
+                for _ in range(kills):
+                    flow.first_output()
+                    flow.kill(rng)
+                ground.drain(flow)
+            tables.append(dump(ground, entries))
+            print(processes, "workers", kills, "kills", absorbed(), "absorbed", len(tables[-1]), "bytes")  # noqa: T201
+            if processes == 3:
+                ground.check().must_be_exact()
+    assert len(tables[0]) > 100_000
+    assert tables[1:] == [tables[0]] * 2
+
+
+@contextmanager
+def told(
+    server: EmbeddedValkey, database: str, directory: Path, entries: list[Told], rulebook: Rulebook
+) -> Iterator[Ground]:
+    """A ground where `entries` stand in the streams, and the settings are those of `rulebook`, which it knows."""
+    directory.mkdir()
+    ground = Ground(server.url, database, directory, changed(**OTHER))
+    with connect(database) as connection:
+        put_rulebook(connection, rulebook.digest, rulebook.body, created_by="test")
+    ground.client.flushall()
+    ground.publish(entries)
+    yield ground
+    ground.client.close()
+
+
+def dump(ground: Ground, entries: list[Told]) -> bytes:
+    """All tables as text, all columns but written_at; not what the test's own heartbeats said."""
+    counts = {shard: len(there) for shard, there in of_shards(entries).items()}
+    parts: list[bytes] = []
+    with connect(ground.postgres_url) as connection, connection.cursor() as cursor:
+        for table, columns in TABLES.items():
+            names, keys = ", ".join(c.name for c in columns), ", ".join(oracle.KEYS[table])
+            told = " OR ".join(f"(shard = {shard} AND position <= {count})" for shard, count in counts.items())
+            query = f"COPY (SELECT {names} FROM guard.{table} WHERE {told} ORDER BY {keys}) TO STDOUT"
+            with cursor.copy(query.encode()) as copy:
+                parts += [bytes(block) for block in copy]
+    return b"".join(parts)
