@@ -34,7 +34,6 @@ from models.records.event import (
 from models.records.payload import to_bytes, to_packed
 
 FAILED_SHARE: Final = 0.2  # of ended jobs
-_OPEN_RUNS: Final = 256  # that are under way at a time
 _PLATFORMS: Final[tuple[PlatformName, ...]] = ("github", "gitlab", "jenkins", "circleci")
 _JOBS: Final = ("lint", "test", "build", "integration", "image", "deploy")
 _LOG: Final = "\n".join(f"[Pipeline] sh\n+ make step-{i}\nstep-{i}: 0 errors, 0 warnings" for i in range(12))
@@ -74,12 +73,13 @@ _FAILURES: Final[dict[PlatformName, tuple[_Words, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """How much of what. `rate` is events per second of event time, from `start` on."""
+    """How much of what. `rate` is events per second of event time, from `start` on; `open_runs` go on at a time."""
 
     events: int
     seed: int = 7
     repositories: int = 1000
     rate: float = 1000.0
+    open_runs: int = 256
     start: datetime = field(default=datetime(2026, 11, 1, tzinfo=UTC))
 
 
@@ -107,7 +107,7 @@ def events(workload: Workload) -> Iterator[Event]:
         for i in range(workload.repositories)
         for platform in (_PLATFORMS[i % len(_PLATFORMS)],)
     ]
-    runs = _Runs(rng, repositories)
+    runs = _Runs(rng, repositories, workload.open_runs)
     step = timedelta(seconds=1 / workload.rate)
     for i in range(workload.events):
         yield runs.tell(workload.start + i * step)
@@ -116,14 +116,14 @@ def events(workload: Workload) -> Iterator[Event]:
 class _Runs:
     """The runs under way; each call tells the next thing of one of them."""
 
-    def __init__(self, rng: random.Random, repositories: Sequence[_Repository]) -> None:
+    def __init__(self, rng: random.Random, repositories: Sequence[_Repository], at_a_time: int) -> None:
         self._rng = rng
         self._repositories = repositories
         self._count = 0
-        self._open = [self._begin() for _ in range(_OPEN_RUNS)]
+        self._open = [self._begin() for _ in range(at_a_time)]
 
     def tell(self, at: datetime) -> Event:
-        slot = int(self._rng.random() * _OPEN_RUNS)
+        slot = int(self._rng.random() * len(self._open))
         run = self._open[slot]
         event = run.tell(at)
         if not run.due:
@@ -221,14 +221,17 @@ def milliseconds(at: datetime) -> int:
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
-def entries(workload: Workload, encoding: Encoding, *, per_entry: int = 100) -> Iterator[Planned]:
-    """The events as stream entries, in order of their time. Packed entries hold `per_entry` events of one shard."""
+def entries(workload: Workload, encoding: Encoding, *, per_entry: int = 100, skip: int = 0) -> Iterator[Planned]:
+    """The events as stream entries, in order of their time, without the first `skip`.
+
+    Packed entries hold `per_entry` events of one shard.
+    """
     if encoding is not Encoding.PACKED:
-        for event in events(workload):
+        for event in islice(events(workload), skip, None):
             yield _planned(shard_of(event.metadata.instance, event.repository), [event], encoding)
         return
     waiting: list[list[Event]] = [[] for _ in range(SHARDS)]
-    for event in events(workload):
+    for event in islice(events(workload), skip, None):
         shard = shard_of(event.metadata.instance, event.repository)
         waiting[shard].append(event)
         if len(waiting[shard]) == per_entry:
