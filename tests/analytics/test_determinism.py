@@ -61,9 +61,9 @@ def test_the_workload_shows_all_that_it_is_there_for(seed: int) -> None:
         "not_read_yet",
     }
     assert max(row.revision for row in said.decisions) > 1
-    assert not shard._running
-    assert not shard._cases
-    assert not shard._histories
+    assert not shard._runs._running
+    assert not shard._cases._cases
+    assert not shard._histories._histories
     assert standing(said) == []
 
 
@@ -81,7 +81,7 @@ def test_a_snapshot_of_what_was_restored_is_the_same_snapshot(seed: int) -> None
         assert again.snapshot() == snapshot
         assert (again.position, again.stream_ms) == (shard.position, shard.stream_ms)
         mine, other = (
-            {(s, kind, str(key)) for s, due in x._timers._due.items() for kind, key in due} for x in (shard, again)
+            {(s, kind, str(key)) for s, due in x._desk.timers._due.items() for kind, key in due} for x in (shard, again)
         )
         assert other <= mine, "a restored shard waits for nothing that the living one does not wait for"
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from analytics import rulebook as rulebooks
-from analytics.shard import CASE_KEPT_MS, RUN_PATIENCE_MS
+from analytics.judgement import CASE_KEPT_MS, RUN_PATIENCE_MS
 from models.records.event import Outcome
 from models.records.outputs import Diagnosis, ShardOutput
 from models.scorers.rerun_passes import RerunPasses
@@ -155,7 +155,7 @@ def test_a_case_is_let_go_half_an_hour_after_its_run_and_speaks_again_under_a_hi
     log.heartbeats(T0, T0 + 1000 + CASE_KEPT_MS, MINUTE)
     said, shard = play(log.entries)
     assert [d.revision for d in said.decisions] == [0, 1]
-    assert not shard._cases
+    assert not shard._cases._cases
     log.say(Outcome.TIMED_OUT, T0 + HOUR, job_id="job-2", **TRANSIENT)
     # All in one batch: the case is let go before what was said of it is decided.
     for sizes in (None, one_by_one()):
@@ -170,7 +170,7 @@ def test_a_run_that_fails_long_after_its_case_was_decided_adds_nothing() -> None
     log.heartbeats(T0, T0 + RUN_PATIENCE_MS + CASE_KEPT_MS, 10 * MINUTE)
     said, shard = play(log.entries)
     assert _decided(said)[-1] == (1, "skip", "run_end_unseen")
-    assert not shard._cases
+    assert not shard._cases._cases
     late = Log()
     late.say(Outcome.FAILED, T0 + 7 * HOUR, **RUN)
     said, _ = play(late.entries, shard)
@@ -190,7 +190,7 @@ def test_a_run_that_is_one_with_its_job_is_a_case_of_its_own() -> None:
     said, shard = play(log.entries, fresh(jenkins))
     assert _decided(said) == [(0, "act", "transient_cause")]
     assert [call["job_id"] for call in msgspec.json.decode(said.decisions[0].calls)] == [None]
-    (case,) = shard._cases.values()
+    (case,) = shard._cases._cases.values()
     assert case.ended is Outcome.FAILED
 
 
@@ -207,8 +207,8 @@ def test_a_job_without_a_name_is_a_job_and_not_its_run() -> None:
     log.say(Outcome.FAILED, T0, job_name=None, **TRANSIENT)
     said, shard = play(log.entries)
     assert _decided(said) == [(0, "wait", "run_in_progress")]
-    assert [case.ended for case in shard._cases.values()] == [None]
-    assert not shard._histories, "what has no name does not come again"
+    assert [case.ended for case in shard._cases._cases.values()] == [None]
+    assert not shard._histories._histories, "what has no name does not come again"
 
 
 def test_each_attempt_is_a_case() -> None:

@@ -103,7 +103,7 @@ def test_of_very_many_passes_the_newest_are_kept_whatever_their_order() -> None:
             _fail(log, i / 100, f"p{i}", received=2, outcome=Outcome.PASSED)
         _fail(log, 0.901, "f", received=2)
         said, shard = play(log.entries)
-        (history,) = shard._histories.values()
+        (history,) = shard._histories._histories.values()
         kept = [f"p{i}" for i in range(37, 100)]
         assert [s.pipeline_id for s in history.seen] == [*kept[:54], "f", *kept[54:]]
         assert standing(said)[0].detector == "FlakyTest"
@@ -118,7 +118,7 @@ def test_an_old_event_that_a_full_history_has_no_room_for_changes_nothing() -> N
     _fail(late, 0.5, "late", received=2)
     more, shard = play(late.entries, shard)
     assert more.findings == []
-    (history,) = shard._histories.values()
+    (history,) = shard._histories._histories.values()
     assert len(history.seen) == 64
     assert len(more.failures) == 1
     assert _decided(more) == [(0, "skip", "unknown_cause")]
@@ -144,7 +144,7 @@ def test_what_comes_too_late_for_its_history_is_still_a_failure_and_decided_on()
     said, shard = play(log.entries)
     assert said.failures[0].late
     assert _decided(said) == [(0, "wait", "run_in_progress")]
-    assert not shard._histories
+    assert not shard._histories._histories
 
 
 def _alive(log: Log, since_ms: int, until_ms: int) -> None:
@@ -164,7 +164,7 @@ def test_a_stuck_job_is_raised_and_cleared_by_its_end() -> None:
     assert _found(said, "StuckJob") == [(0, "raised", 70 * 60), (1, "cleared", 90 * 60)]
     assert said.findings[0].message == "running for 60 minutes and no end was seen"
     assert msgspec.json.decode(said.findings[0].subject)["job_id"] == "job-1"
-    assert not shard._running
+    assert not shard._runs._running
 
 
 def test_a_job_that_waited_too_long_is_cleared_when_it_starts() -> None:
@@ -184,7 +184,7 @@ def test_a_job_that_never_ends_is_let_go_after_a_day() -> None:
     _alive(log, T0, T0 + 24 * HOUR)
     said, shard = play(log.entries)
     assert _found(said, "StuckJob") == [(0, "raised", 3600), (1, "cleared", 86400)]
-    assert not shard._running
+    assert not shard._runs._running
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
@@ -196,7 +196,7 @@ def test_queued_started_and_ended_in_any_order_leave_nothing_running(order: tupl
     for minute, i in enumerate(order):
         log.event(events[i], T0 + minute * 2 * MINUTE)
     said, shard = play(log.entries, sizes=one_by_one(), restores=lambda: True)
-    assert not shard._running
+    assert not shard._runs._running
     assert said.findings == []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from analytics import rulebook as rulebooks
 from analytics.detectors.detector import JOB, Detector, Finding, Seen, found, milliseconds
-from analytics.shard import MOST_IN_HISTORY
+from analytics.histories import MOST_IN_HISTORY
 from models.records.event import FAILING, Event, Outcome
 from models.records.outputs import FindingRow, FindingState, ShardOutput
 from tests.analytics.log import MINUTE, RULEBOOK, SCORER, T0, Log, fresh, one_by_one, play, resolver, standing
@@ -207,7 +207,7 @@ def test_memory_of_one_job_is_bounded(cls: type[Detector], rng: random.Random) -
         for i in range(count):
             log.say(rng.choice(outcomes), T0 + i, pipeline_id=str(i), job_id="same")
         said, shard = play(log.entries)
-        assert all(len(history.seen) <= MOST_IN_HISTORY for history in shard._histories.values())
+        assert all(len(history.seen) <= MOST_IN_HISTORY for history in shard._histories._histories.values())
         assert all(len(row.events) <= 32 for row in said.findings)
-        sizes.append(sum(len(history.seen) for history in shard._histories.values()))
+        sizes.append(sum(len(history.seen) for history in shard._histories._histories.values()))
     assert sizes[0] == sizes[1]

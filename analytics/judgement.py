@@ -1,0 +1,348 @@
+"""Cases: failed jobs explained one by one, scored together, and decided on by run attempt."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from analytics.cases import Case, Job
+from analytics.desk import MOST_REMEMBERED, Desk
+from analytics.detectors.detector import Seen
+from analytics.findings import Context
+from analytics.histories import Histories
+from analytics.memory import Generations
+from analytics.policy.decide import Decision, FailedJob, decide
+from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Rows, case_key_of
+from analytics.signatures.catalogue import Signature, facts_of
+from models.records.event import Outcome, case_id, uuid5_text
+from models.records.outputs import DecisionRow, Diagnosis, Failure
+from models.scorers.rerun_passes import features
+
+RUN_PATIENCE_MS: Final = 6 * 3_600_000
+"""How long the end of a run is waited for after its last news."""
+CASE_KEPT_MS: Final = 1_800_000
+"""How long a case is kept after its last news once nothing more is waited for."""
+
+
+class _Touch(NamedTuple):
+    """A case as it stood when something about it changed; decided on once the batch is scored."""
+
+    case: Case
+    jobs: list[tuple[Job, bool]]
+    ended: Outcome | None
+    given_up: bool
+    in_deploy: bool
+    in_fork: bool
+    received_ms: int
+    newest_ms: int
+    where: Context
+
+
+class _Diagnosed(NamedTuple):
+    """A failure that waits for its score."""
+
+    detail: dict[str, Any]
+    job: Job
+    case: Case
+    signature: Signature | None
+    diagnosis: Diagnosis
+    late: bool
+    where: Context
+    features: dict[str, float | str]
+
+
+class Cases:
+    """The cases of one shard, and what a batch makes it say about them."""
+
+    def __init__(self, desk: Desk, histories: Histories) -> None:
+        """Begin with none."""
+        self._desk: Final = desk
+        self._histories: Final = histories
+        histories.overtaken = self._overtaken
+        self._cases: dict[str, Case] = {}
+        self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
+        self.retired: Final[Generations[int]] = Generations(MOST_REMEMBERED)
+        self._diagnosed: list[_Diagnosed] = []
+        self._touches: list[_Touch] = []
+        self.failures: list[Failure] = []
+        self.decisions: list[DecisionRow] = []
+
+    def trouble(self, rows: Rows, i: int, job_run: str, code: int) -> None:
+        """Take a failed job, a failed run, or the end of a run."""
+        key = case_key_of(job_run)
+        at, outcome = rows.at[i], OUTCOMES[rows.outcomes[i]]
+        case = self._cases.get(key)
+        if case is None and (code == RUN_ENDED or (code == RUN_FAILED and self.retired.get(key) is not None)):
+            # Nothing is known to have failed, or it was decided on long ago: the run itself has nothing to add.
+            known = self.run_ends.get(key)
+            if known is None or [at, outcome.value] > known:
+                self.run_ends.put(key, [at, outcome.value])
+            return
+        if case is None:
+            case = self._case(key, rows.details[i], at)
+        is_run = code != JOB_FAILED or rows.details[i]["job_id"] is None
+        if is_run and (case.ended is None or (at, outcome) > (case.ended_ms, case.ended)):
+            case.ended, case.ended_ms = outcome, at
+        if code == RUN_FAILED:
+            case.is_deploy = case.is_deploy or bool(rows.details[i]["is_deploy"])
+            case.is_fork = case.is_fork or bool(rows.details[i]["is_fork"])
+        if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
+            self._failed(case, rows, i)
+        case.newest_ms = max(case.newest_ms, at)
+        self._touch(case, rows.received[i], rows.positions[i])
+
+    def _case(self, key: str, detail: dict[str, Any], at: int) -> Case:
+        names = {n: detail[n] for n in ("instance", "repository", "pipeline_id", "workflow_id", "attempt")}
+        case = Case(
+            key=key,
+            case_id=case_id(**names),
+            platform=detail["platform"],
+            commit_sha=detail["commit_sha"],
+            branch=detail["branch"],
+            rerun_after=detail["rerun_after"] if detail["rerun_after"] in {"job", "run"} else None,
+            newest_ms=at,
+            **names,
+        )
+        case.revision = before if (before := self.retired.get(key)) is not None else -1
+        ended = self.run_ends.get(key)
+        if ended is not None:
+            case.ended, case.ended_ms, case.newest_ms = Outcome(ended[1]), ended[0], max(at, ended[0])
+        self._cases[key] = case
+        return case
+
+    def _failed(self, case: Case, rows: Rows, i: int) -> None:
+        """Explain one failed job and put it into its case and its history."""
+        detail, desk = rows.details[i], self._desk
+        text, reason, exit_code = (detail[f"failure_{name}"] for name in ("excerpt", "reason", "exit_code"))
+        told = {n: detail[n] for n in ("platform", "outcome", "step")}
+        facts = facts_of(**told, reason=reason, exit_code=exit_code)
+        match = desk.rulebook.catalogue.match(detail["platform"], facts, text)
+        signature = match.signature if match else None
+        job = _job(detail, signature, job_key=rows.job_keys[i], at_ms=rows.at[i])
+        name = detail["job_id"] or detail["job_name"] or ""
+        known = case.jobs.get(name)
+        if known is None or (known.at_ms, known.failure_id) < (job.at_ms, job.failure_id):
+            case.jobs[name] = job
+        said = reason or detail["step"] or text
+        self._diagnosed.append(
+            _Diagnosed(
+                detail=detail,
+                job=job,
+                case=case,
+                signature=signature,
+                diagnosis=Diagnosis.MATCHED if signature else Diagnosis.NO_PATTERN if said else Diagnosis.NO_TEXT,
+                late=job.at_ms <= desk.stream_ms - desk.kept_ms,
+                where=desk.where(rows.positions[i]),
+                features=features(
+                    **told,
+                    attempt=detail["attempt"],
+                    failed_jobs=1,
+                    signature=job.signature,
+                    category=signature.category.value if signature else None,
+                    reason=reason,
+                    trigger=detail["trigger"],
+                    is_default_branch=detail["is_default_branch"],
+                    duration_ms=detail["duration_ms"],
+                    exit_code=exit_code,
+                ),
+            )
+        )
+        if detail["job_name"] is not None:
+            outcome, commit = OUTCOMES[rows.outcomes[i]], detail["commit_sha"]
+            seen = Seen(job.at_ms, job.failure_id, outcome, commit, case.pipeline_id, case.attempt, case.key)
+            self._histories.remember(job.job_key, seen, rows.positions[i])
+
+    def _touch(self, case: Case, received_ms: int, position: int) -> None:
+        """Note that something about `case` changed; it is decided on when the batch is scored."""
+        waiting = case.ended is None and not case.given_up
+        wait = RUN_PATIENCE_MS if waiting else CASE_KEPT_MS
+        case.due_second = self._desk.timers.at(self._desk.stream_ms + wait, "case", case.key)
+        jobs = [(job, self._histories.is_repeated(job.job_key, job.at_ms)) for job in case.failed_jobs()]
+        self._touches.append(
+            _Touch(
+                case=case,
+                jobs=jobs,
+                ended=case.ended,
+                given_up=case.given_up,
+                in_deploy=case.is_deploy,
+                in_fork=case.is_fork,
+                received_ms=received_ms,
+                newest_ms=case.newest_ms,
+                where=self._desk.where(position),
+            )
+        )
+
+    def _overtaken(self, key: str, position: int) -> None:
+        """Decide again on a case of which an earlier event of its job came after it."""
+        case = self._cases.get(key)
+        if case is not None:
+            self._touch(case, self._desk.stream_ms, position)
+
+    def review(self, key: str, second: int, position: int) -> None:
+        """Give up waiting for the end of a run, or let go of a case about which nothing more was heard."""
+        case = self._cases.get(key)
+        if case is None or case.due_second != second:
+            return
+        if case.ended is None and not case.given_up:
+            case.given_up = True
+            self._touch(case, second * 1000, position)
+        else:
+            self.conclude()  # what this batch still has to say of the case has its revision
+            self.retired.put(key, case.revision)
+            del self._cases[key]
+
+    def conclude(self) -> None:
+        """Score all failures of the batch at once, then decide, in the order of the walk."""
+        scores = self._desk.rulebook.scorer.score([d.features for d in self._diagnosed]) if self._diagnosed else []
+        for diagnosed, score in zip(self._diagnosed, scores, strict=True):
+            diagnosed.job.score, diagnosed.job.top = score.value, score.top
+            self.failures.append(self._failure_row(diagnosed))
+        for touch in self._touches:
+            self._decide(touch)
+        self._diagnosed, self._touches = [], []
+
+    def _decide(self, touch: _Touch) -> None:
+        """Decide on a case as it stood; say so if verdict, reason, calls or jobs are not what was said last."""
+        case = touch.case
+        run = {"in_deploy": touch.in_deploy, "in_fork": touch.in_fork}
+        views = [job.view(**run, repeated=repeated) for job, repeated in touch.jobs]
+        decision = decide(case.view(views, ended=touch.ended, given_up=touch.given_up), self._desk.rulebook.policy)
+        calls = msgspec.json.encode(decision.calls).decode()
+        covered = sorted(view.failure_id for view in views)
+        said = [decision.verdict.value, decision.reason.value, calls, covered]
+        if said != case.last:
+            case.last = said
+            case.revision += 1
+            self.decisions.append(self._decision_row(touch, decision, views, calls))
+
+    def _decision_row(self, touch: _Touch, decision: Decision, views: list[FailedJob], calls: str) -> DecisionRow:
+        case, rulebook = touch.case, self._desk.rulebook
+        top = min(touch.jobs, key=lambda j: (j[0].score is None, j[0].score or 0.0, j[0].failure_id))[0].top
+        explanation = {
+            "jobs": [dict(zip(FailedJob._fields, view, strict=True)) for view in sorted(views, key=_by_time)],
+            "run_ended": touch.ended,
+            "rerun_after": case.rerun_after,
+            "score_moved_by": top,
+        }
+        return DecisionRow(
+            decision_id=uuid5_text("decision", case.case_id, str(case.revision)),
+            case_id=case.case_id,
+            revision=case.revision,
+            shard=touch.where.shard,
+            position=touch.where.position,
+            platform=case.platform,
+            instance=case.instance,
+            repository=case.repository,
+            pipeline_id=case.pipeline_id,
+            workflow_id=case.workflow_id,
+            attempt=case.attempt,
+            commit_sha=case.commit_sha,
+            branch=case.branch,
+            verdict=decision.verdict.value,
+            reason=decision.reason.value,
+            mode=rulebook.policy.mode,
+            action=decision.action,
+            calls=calls,
+            jobs=sorted(view.failure_id for view in views),
+            signature=decision.signature,
+            score=decision.score,
+            model=rulebook.scorer.version,
+            explanation=msgspec.json.encode(explanation).decode(),
+            occurred_ms=touch.newest_ms,
+            received_ms=touch.received_ms,
+            at_ms=touch.where.at_ms,
+            rulebook=touch.where.rulebook,
+        )
+
+    def _failure_row(self, diagnosed: _Diagnosed) -> Failure:
+        detail, job = diagnosed.detail, diagnosed.job
+        signature = diagnosed.signature
+        same = {n: detail[n] for n in _SAME}
+        return Failure(
+            failure_id=job.failure_id,
+            case_id=diagnosed.case.case_id,
+            shard=diagnosed.where.shard,
+            position=diagnosed.where.position,
+            occurred_ms=job.at_ms,
+            reason=detail["failure_reason"],
+            exit_code=detail["failure_exit_code"],
+            excerpt=detail["failure_excerpt"],
+            diagnosis=diagnosed.diagnosis.value,
+            signature=job.signature,
+            category=signature.category.value if signature else None,
+            transient=signature.transient if signature else None,
+            cause=signature.cause if signature else None,
+            score=job.score,
+            model=self._desk.rulebook.scorer.version,
+            late=diagnosed.late,
+            rulebook=diagnosed.where.rulebook,
+            **same,
+        )
+
+    def set_timers(self) -> None:
+        """Make due again what the cases say is due."""
+        for case in self._cases.values():
+            self._desk.timers.at(case.due_second * 1000, "case", case.key)
+
+    def state(self) -> list[Any]:
+        """All cases as plain data."""
+        return [[_plain(case) for case in self._cases.values()], self.run_ends.state(), self.retired.state()]
+
+    def load(self, state: list[Any]) -> None:
+        """Take what `state` gave."""
+        cases, run_ends, retired = state
+        self._cases = {case.key: case for case in map(_case_of, cases)}
+        self.run_ends.load(run_ends)
+        self.retired.load(retired)
+
+
+_SAME: Final = (
+    "platform",
+    "instance",
+    "repository",
+    "pipeline_id",
+    "workflow_id",
+    "attempt",
+    "job_id",
+    "workflow",
+    "job_name",
+    "commit_sha",
+    "branch",
+    "author",
+    "outcome",
+    "received_ms",
+    "duration_ms",
+    "step",
+    "url",
+)
+
+
+def _job(detail: dict[str, Any], signature: Signature | None, *, job_key: str, at_ms: int) -> Job:
+    return Job(
+        failure_id=detail["id"],
+        job_id=detail["job_id"],
+        job_key=job_key,
+        at_ms=at_ms,
+        signature=signature.name if signature else None,
+        transient=bool(signature and signature.transient),
+        hard_stop=bool(signature and signature.hard_stop),
+        is_deploy=bool(detail["is_deploy"]),
+        is_fork=bool(detail["is_fork"]),
+        allow_failure=bool(detail["allow_failure"]),
+        native_retries=detail["native_retries"] or 0,
+    )
+
+
+def _by_time(job: FailedJob) -> tuple[int, str]:
+    return job.at_ms, job.failure_id
+
+
+def _plain(case: Case) -> dict[str, Any]:
+    return {name: getattr(case, name) for name in Case.__slots__}
+
+
+def _case_of(values: dict[str, Any]) -> Case:
+    jobs = {key: Job(**{**job, "top": tuple(map(tuple, job["top"]))}) for key, job in values["jobs"].items()}
+    ended = Outcome(values["ended"]) if values["ended"] is not None else None
+    return Case(**{**values, "jobs": jobs, "ended": ended})
