@@ -41,6 +41,8 @@ _AWAY_SECONDS: Final = 20.0
 _CATCH_UP_SECONDS: Final = 15.0
 _FOR_EVER: Final = 1e8  # seconds: three years
 _PICTURE_SIZE: Final = (128, 38)
+_SVG_ID: Final = "guard-demo"
+_FONTS: Final = "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,12 +52,17 @@ class Options:
 
     stay: bool = False
     seconds: float = 60.0
-    seed: int = 7
+    seed: int = 9
     speed: float = 60.0
     rate: float = 6.0
     plain: bool = False
     keep: Path | None = None
     picture: Path | None = None
+
+    @property
+    def ends(self) -> float | None:
+        """After how many seconds it ends by itself."""
+        return None if self.stay else self.seconds
 
     def __post_init__(self) -> None:
         for name in ("seconds", "speed", "rate"):
@@ -68,33 +75,46 @@ def run(options: Options) -> bool:
 
     Raises:
         ConfigError: it cannot run here; the message says what to change.
-        Unavailable: one of its processes ended or did not come up; the message ends with what that wrote.
+        Unavailable: one of its processes ended or did not come up; what it wrote last was printed.
     """
+    try:
+        return _run(options)
+    except Unavailable as error:
+        for note in getattr(error, "__notes__", ()):
+            sys.stderr.write(f"{note}\n")
+        raise
+
+
+def _run(options: Options) -> bool:
     began = time.time()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     for name in [name for name in os.environ if name.startswith(("GUARD_", "PG"))]:
         del os.environ[name]
     with ExitStack() as stack:
         stack.enter_context(_interruptible_once())
         files = Files(stack.enter_context(_directory(options.keep)))
         ledger_begins = files.ledger.stat().st_size if files.ledger.exists() else 0
-        console.print(f"starting Valkey, PostgreSQL, the receiver and the dataflow in {files.directory}")
+        _say(console, f"starting Valkey, PostgreSQL, the receiver and the dataflow in {files.directory}")
         stage = stack.enter_context(Stage(files))
         stack.callback(_deafen)
         connection = stack.enter_context(connect(stage.postgres.url, application_name="guard demo"))
         watch = Watch(connection, stage.ports, since=began)
         _until(watch.ready, stage, _READY_SECONDS, "receiver and dataflow are not ready")
-        console.print(f"ready after {time.time() - began:.1f} s; now the world begins")
-        seconds = _FOR_EVER if options.stay else options.seconds
+        _say(console, f"ready after {time.time() - began:.1f} s; now the world begins")
+        seconds = options.ends or _FOR_EVER
         stage.start_world(seed=options.seed, speed=options.speed, rate=options.rate, seconds=seconds)
         _watch(options, stage, watch, console, began=began)
-        numbers, truth = _end(stage, watch, connection, began=began, ledger_begins=ledger_begins)
+        numbers, truth = _end(stage, watch, connection, began=began, ledger_begins=ledger_begins, of=options.ends)
         if options.picture is not None:
             options.picture.write_text(_picture(numbers), "utf-8")
         for said in summary(numbers, truth, began=began):
-            console.print(said)
-        console.print(_next(numbers, options.keep))
+            _say(console, said)
+        _say(console, _next(numbers, options.keep))
     return numbers.decisions > 0
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -136,7 +156,7 @@ def _until(condition: Callable[[], bool], stage: Stage, seconds: float, otherwis
     while not condition():
         stage.check()
         if time.monotonic() > deadline:
-            raise Unavailable(f"{otherwise} after {seconds:.0f} s; the last words of all:\n{stage.tails()}")
+            raise stage.too_late(f"{otherwise} after {seconds:.0f} s")
         time.sleep(0.05)
 
 
@@ -145,15 +165,14 @@ def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, be
     plain = options.plain or not console.is_terminal or console.is_dumb_terminal
     show = _lines(console, began) if plain else None
     live = Live(console=console, auto_refresh=False, transient=False)
-    seconds = None if options.stay else options.seconds
     where = addresses(stage, _guard()) if options.stay else ()
     if plain:
         for text in where:
-            console.print(text)
+            _say(console, text)
     try:
         with live:
             while not stage.world_over:
-                numbers = _look(stage, watch, seconds)
+                numbers = _look(stage, watch, options.ends)
                 if show is not None:
                     show(numbers)
                 else:
@@ -186,19 +205,19 @@ def _lines(console: Console, began: float) -> Callable[[Numbers], None]:
         nonlocal next_at
         first = numbers.rows.first_decision
         if first is not None and not said:
-            console.print(f"first decision in PostgreSQL {first.timestamp() - began:.1f} s after the start")
+            _say(console, f"first decision in PostgreSQL {first.timestamp() - began:.1f} s after the start")
         if time.monotonic() >= next_at or (first is not None and not said):
             next_at = time.monotonic() + _LINE_SECONDS
-            console.print(line(numbers), markup=False)
+            _say(console, line(numbers))
             for landed in reversed([row for row in numbers.rows.landed if row.decision_id not in said][:3]):
-                console.print(landed_line(landed), markup=False)
+                _say(console, landed_line(landed))
             said.update(row.decision_id for row in numbers.rows.landed)
 
     return show
 
 
 def _end(
-    stage: Stage, watch: Watch, connection: Connection, *, began: float, ledger_begins: int
+    stage: Stage, watch: Watch, connection: Connection, *, began: float, ledger_begins: int, of: float | None
 ) -> tuple[Numbers, Truth]:
     """End the world, let all that it said be judged, and hold it against its own word."""
     stage.stop_world()
@@ -214,7 +233,7 @@ def _end(
             patience=timedelta(seconds=PATIENCE_SECONDS),
             at=over,
         )
-    return watch.look(None), truth
+    return watch.look(of), truth
 
 
 def _picture(numbers: Numbers) -> str:
@@ -222,7 +241,9 @@ def _picture(numbers: Numbers) -> str:
     width, height = _PICTURE_SIZE
     console = Console(record=True, width=width, height=height, file=StringIO(), force_terminal=True, highlight=False)
     console.print(view(numbers, width=width, height=height))
-    return console.export_svg(title="guard demo")
+    svg = console.export_svg(title="guard demo", unique_id=_SVG_ID)
+    fonts, styles = svg.index("@font-face"), svg.index(f".{_SVG_ID}-")
+    return (svg[:fonts] + svg[styles:]).replace("Fira Code, monospace", _FONTS)
 
 
 def _guard() -> str:

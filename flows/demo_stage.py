@@ -278,19 +278,25 @@ class Stage:
         """Insist that all still run.
 
         Raises:
-            Unavailable: one has ended; the message says which, and ends with what it wrote.
+            Unavailable: one has ended; the message says which, and a note has what it wrote last.
         """
         for server in (self.valkey, self.postgres):
             if server.pid is None:
-                raise Unavailable(f"{server.name} has ended; it wrote:\n{tail(server.data_dir / 'server.log')}")
+                raise _noted(Unavailable(f"{server.name} has ended"), tail(server.data_dir / "server.log"))
         for child in self._children.values():
             if child.status is not None and not (child.name == "world" and child.status == 0):
                 ended = f"was killed by signal {-child.status}" if child.status < 0 else f"ended with {child.status}"
-                raise Unavailable(f"the {child.name} {ended}; it wrote:\n{tail(child.log)}")
+                raise _noted(Unavailable(f"the {child.name} {ended}"), tail(child.log))
 
-    def tails(self) -> str:
-        """The last words of every process."""
-        return "\n".join(f"--- {child.name}\n{tail(child.log)}" for child in self._children.values())
+    def too_late(self, message: str) -> Unavailable:
+        """What is raised when all still run but do not do what they should; notes have what they wrote last."""
+        return _noted(Unavailable(message), *(f"{c.name}:\n{tail(c.log)}" for c in self._children.values()))
+
+
+def _noted(error: Unavailable, *notes: str) -> Unavailable:
+    for note in notes:
+        error.add_note(note)
+    return error
 
 
 def tail(log: Path) -> str:

@@ -27,27 +27,36 @@ ABOUT: Final = (
 _PLATFORMS: Final = {"github": "white", "gitlab": "dark_orange", "jenkins": "red", "circleci": "green"}
 _VERDICTS: Final = {Verdict.ACT: "bold green", Verdict.WAIT: "yellow", Verdict.SKIP: "blue"}
 _FINDINGS: Final = {
-    "StuckJob": "stuck: begun, never ended",
-    "RepeatedFailure": "repeated: failed again and again",
-    "FlakyTest": "flaky: failed, then passed unchanged",
+    "StuckJob": ("stuck", "no end seen"),
+    "RepeatedFailure": ("repeated", "over and over"),
+    "FlakyTest": ("flaky", "then passed"),
 }
-_UNEXPLAINED: Final = "not explained"
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
-_WIDE: Final = 110  # columns from which on there is room for words
-_FIXED_LINES: Final = 22  # of the whole but for the rows of the decisions
-_MOST_CAUSES: Final = 7
-_BAR: Final = 14
+_WIDE: Final = 110  # columns from which on there is room for a third panel
+_IN_FULL: Final = 170  # columns from which on there is room for reasons in words
+_TITLE_LINES: Final = 2  # and the one that the cursor stands on
+_TOP_LINES: Final = 7
+_MIDDLE_LINES: Final = 10
+_FRAME_LINES: Final = 3  # of the panel with the decisions
+_FEWEST_DECISIONS: Final = 3
+_BAR: Final = 8
 
 
 def view(numbers: Numbers, where: Sequence[str] = (), *, width: int, height: int) -> RenderableType:
     """All of it, for a terminal of so many columns and lines; `where` says how to reach what runs."""
     wide = width >= _WIDE
-    middle = _side_by_side((_causes(numbers), 3), (_findings(numbers), 2))
-    top = _side_by_side((_deliveries(numbers), 3), (_speed(numbers), 2))
     foot = [Text(text, style="dim") for text in where or (ABOUT,)]
-    lines = sum(-(-text.cell_len // width) for text in foot)
-    room = max(height - _FIXED_LINES - lines, 3)
-    return Group(_title(numbers, width), top, middle, _decisions(numbers.rows.landed[:room], numbers, wide=wide), *foot)
+    parts: list[RenderableType] = [
+        _title(numbers, width),
+        _side_by_side((_deliveries(numbers), 3), (_speed(numbers), 2)),
+    ]
+    room = height - _TITLE_LINES - _TOP_LINES - _FRAME_LINES - sum(-(-text.cell_len // width) for text in foot)
+    if room >= _MIDDLE_LINES + _FEWEST_DECISIONS:
+        room -= _MIDDLE_LINES
+        reasons = [(_reasons(numbers), 4)] if wide else []
+        parts.append(_side_by_side((_causes(numbers), 4), *reasons, (_findings(numbers), 3)))
+    landed = numbers.rows.landed[: max(room, _FEWEST_DECISIONS)]
+    return Group(*parts, _decisions(landed, numbers, in_full=width >= _IN_FULL), *foot)
 
 
 def line(numbers: Numbers) -> str:
@@ -142,19 +151,19 @@ def _side_by_side(*parts: tuple[RenderableType, int]) -> Table:
 
 
 def _panel(content: RenderableType, title: str, *, height: int | None = None) -> Panel:
-    shown = Text(f" {title} ", style="bold")
+    shown = Text(title, style="bold")
     return Panel(content, title=shown, title_align="left", border_style="bright_black", box=box.ROUNDED, height=height)
 
 
 def _deliveries(numbers: Numbers) -> Panel:
     made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     made.add_column("platform")
-    for name in ("posted", "accepted", "twice", "ignored", "refused"):
+    for name in ("posted", "accepted", "duplicate", "ignored", "refused"):
         made.add_column(name, justify="right")
     for source in dict.fromkeys((*_PLATFORMS, *numbers.deliveries)):
         answers = numbers.deliveries.get(source, {})
         made.add_row(Text(source, style=_PLATFORMS.get(source, "")), *_answers(answers))
-    return _panel(made, "deliveries to the receiver", height=7)
+    return _panel(made, "deliveries to the receiver", height=_TOP_LINES)
 
 
 def _answers(answers: Mapping[str, int]) -> Iterable[Text]:
@@ -188,7 +197,7 @@ def _speed(numbers: Numbers) -> Panel:
     facts.add_row("duplicates", Text.assemble((f"{numbers.duplicates:,}", "bold"), (" absorbed", "dim")))
     dead = numbers.rows.dead_letters
     facts.add_row("dead letters", Text(f"{dead}", style="bold red" if dead else "bright_black"))
-    return _panel(facts, "speed", height=7)
+    return _panel(facts, "speed", height=_TOP_LINES)
 
 
 def _spark(rates: Sequence[float], rate: float, *, most: int = 20) -> Text:
@@ -200,56 +209,75 @@ def _spark(rates: Sequence[float], rate: float, *, most: int = 20) -> Text:
 
 def _causes(numbers: Numbers) -> Panel:
     counted: dict[str, int] = {}
+    unexplained = 0
     for signature, diagnosis, count in numbers.rows.causes:
-        name = _UNEXPLAINED if diagnosis != Diagnosis.MATCHED or signature is None else signature
-        counted[name] = counted.get(name, 0) + count
-    known = sorted((item for item in counted.items() if item[0] != _UNEXPLAINED), key=lambda item: (-item[1], item[0]))
-    shown = known[:_MOST_CAUSES]
-    top = max((count for _, count in shown), default=1)
+        if diagnosis != Diagnosis.MATCHED or signature is None:
+            unexplained += count
+        else:
+            counted[signature] = counted.get(signature, 0) + count
+    rows = sorted(((Text(escape(name)), count) for name, count in counted.items()), key=lambda row: -row[1])
+    last = (Text("not explained", style="dim"), unexplained) if unexplained else None
+    return _panel(_bars(rows, last), f"{numbers.rows.failures} failures, by signature", height=_MIDDLE_LINES)
+
+
+def _reasons(numbers: Numbers) -> Panel:
+    rows = [
+        (Text.assemble((f"{verdict:5}", _VERDICTS.get(Verdict(verdict), "")), reason), count)
+        for verdict, reason, count in numbers.rows.decisions
+    ]
+    return _panel(_bars(rows, None), "decisions, by reason", height=_MIDDLE_LINES)
+
+
+def _bars(rows: Sequence[tuple[Text, int]], last: tuple[Text, int] | None) -> Table:
+    """Counts with bars, the greatest first, as many as there is room for; `last` stands below them without a bar."""
     made = Table.grid(padding=(0, 1), expand=True)
-    made.add_column(no_wrap=True, ratio=1)
+    made.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
     made.add_column(justify="right", no_wrap=True)
     made.add_column(no_wrap=True, width=_BAR)
-    for name, count in shown:
-        made.add_row(Text(escape(name)), Text(f"{count}", style="bold"), Text("█" * _length(count, top), style="cyan"))
-    more = len(known) - len(shown)
-    rest = f"{_UNEXPLAINED}: the webhook says too little" + (f"; {more} more causes above" if more > 0 else "")
-    if counted.get(_UNEXPLAINED):
-        made.add_row(Text(rest, style="dim"), Text(f"{counted[_UNEXPLAINED]}", style="dim"), "")
-    return _panel(made, f"{numbers.rows.failures} failures, by signature", height=_MOST_CAUSES + 3)
-
-
-def _length(count: int, top: int) -> int:
-    return max(round(count / top * _BAR), 1)
+    room = _MIDDLE_LINES - 2 - (last is not None)
+    if len(rows) > room:
+        hidden = rows[room - 1 :]
+        rest = Text(f"{len(hidden)} others", style="dim")
+        rows = [*rows[: room - 1], (rest, sum(count for _, count in hidden))]
+    top = max((count for _, count in rows), default=1)
+    for name, count in rows:
+        length = max(round(count / top * _BAR * 2), 1)
+        bar = "━" * (length // 2) + "╸" * (length % 2)
+        made.add_row(name, Text(f"{count}", style="bold"), Text(bar, style="cyan"))
+    if last is not None:
+        made.add_row(last[0], Text(f"{last[1]}", style="dim"), "")
+    return made
 
 
 def _findings(numbers: Numbers) -> Panel:
     made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
-    made.add_column("finding", ratio=1)
+    made.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     made.add_column("raised", justify="right")
     made.add_column("cleared", justify="right")
     by_detector = _by_detector(numbers)
     for detector in dict.fromkeys((*_FINDINGS, *by_detector)):
         raised, cleared = by_detector.get(detector, (0, 0))
+        name, meaning = _FINDINGS.get(detector, (detector, ""))
         made.add_row(
-            _FINDINGS.get(detector, detector),
+            Text(name),
             Text(f"{raised}", style="bold magenta" if raised else "bright_black"),
             Text(f"{cleared}", style="bold" if cleared else "bright_black"),
         )
-    return _panel(made, "what the detectors hold true", height=_MOST_CAUSES + 3)
+        made.add_row(Text(meaning, style="dim"))
+    return _panel(made, "findings", height=_MIDDLE_LINES)
 
 
-def _decisions(landed: Sequence[Landed], numbers: Numbers, *, wide: bool) -> Panel:
+def _decisions(landed: Sequence[Landed], numbers: Numbers, *, in_full: bool) -> Panel:
     made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     made.add_column("time", no_wrap=True, style="dim")
     made.add_column("platform", no_wrap=True)
-    made.add_column("repository, job", no_wrap=True, ratio=3, overflow="ellipsis")
-    made.add_column("signature", no_wrap=True, ratio=2, overflow="ellipsis")
+    made.add_column("repository, job", no_wrap=True, ratio=5, overflow="ellipsis")
+    made.add_column("signature", no_wrap=True, ratio=3, overflow="ellipsis")
     made.add_column("score", no_wrap=True, justify="right")
     made.add_column("verdict", no_wrap=True)
-    made.add_column("reason", no_wrap=True, ratio=4 if wide else 2, overflow="ellipsis")
+    made.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=4 if in_full else None)
     for row in landed:
-        reason = (in_words(row.reason) if wide else None) or row.reason
+        reason = (in_words(row.reason) if in_full else None) or row.reason
         made.add_row(
             f"{row.written_at.astimezone(UTC):%H:%M:%S}",
             Text(row.platform, style=_PLATFORMS.get(row.platform, "")),
@@ -268,7 +296,7 @@ def _decisions(landed: Sequence[Landed], numbers: Numbers, *, wide: bool) -> Pan
 
 def _where(landed: Landed) -> str:
     repository = landed.repository.removeprefix("gh/")
-    job = f" {landed.job}" if landed.job else ""
+    job = f" {landed.job}" if landed.job and not repository.endswith(f"/{landed.job}") else ""
     return f"{repository}{job}{f' +{landed.more_jobs}' if landed.more_jobs else ''}"
 
 
