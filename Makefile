@@ -2,8 +2,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help install demo check test format proto lock clean
 
-PYTHON := $(shell for p in python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && command -v $$p && break; done)
+# Every one on the PATH is run to see: a pyenv shim may stand for nothing, and Debian's may come without venv.
+PYTHON ?= $(shell IFS=:; for name in python3.12 python3.11 python3 python; do for dir in $$PATH; do \
+	"$$dir/$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	>/dev/null 2>&1 && echo "$$dir/$$name" && exit; done; done)
+FOUND = $(shell python3 --version 2>/dev/null || { command -v python >/dev/null && python --version 2>&1; } || echo none)
 BIN := .venv/bin
 
 help:  ## what can be done
@@ -12,8 +15,8 @@ help:  ## what can be done
 install: .venv/installed  ## make .venv with everything in it
 
 .venv/installed: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "pipeline-guard needs Python 3.11 or 3.12 on the PATH; found: $$(python3 --version 2>&1)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || { python="$(PYTHON)"; test -n "$$python" && "$$python" -m venv .venv; } || \
+		{ echo "pipeline-guard needs Python 3.11 or 3.12, with its venv module, on the PATH; found: $(FOUND)" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
