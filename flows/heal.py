@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import bytewax.operators as op
+import structlog
 from bytewax.dataflow import Dataflow
 from bytewax.operators import StatefulBatchLogic
 from redis import Redis
@@ -42,12 +44,14 @@ from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
 from flows.settings import Settings
 from models.records.columns import Batch, RawEntry, decode
-from models.records.errors import ConfigError
+from models.records.errors import ConfigError, Unavailable
 from models.records.outputs import ShardOutput
 
 Raw: TypeAlias = tuple[str, list[RawEntry]]
 Decoded: TypeAlias = tuple[str, tuple[int, Batch, str]]
 Said: TypeAlias = tuple[ShardOutput, Progress]
+
+_log = structlog.get_logger()
 
 VERSION: Final = version("pipeline-guard")
 QUIET_SECONDS: Final = 1.0
@@ -118,7 +122,7 @@ def dataflow(settings: Settings, store: Store | None) -> Dataflow:
         monotonic=time.monotonic,
         hooks=observe.SourceHooks(),
     )
-    resolve = rulebooks.resolver(url)
+    resolve = rulebooks.resolver(url, away=_wait)
     most_bad = round(settings.flow.reject_share_limit * REJECT_WINDOW)
 
     clean = redactor(settings)
@@ -138,6 +142,13 @@ def dataflow(settings: Settings, store: Store | None) -> Dataflow:
     said = op.stateful_batch("shard", decoded, build)
     op.output("postgres", said, PostgresSink(PART_OF, partial(open_writer, url)))
     return flow
+
+
+def _wait(error: Unavailable) -> None:
+    """A moment, while the rulebook that a control entry names cannot be read: nothing behind it may be judged."""
+    observe.retried("connection")
+    _log.warning("PostgreSQL is away and will be asked again", error=str(error))
+    time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter
 
 
 def decode_all(items: list[Raw]) -> list[Decoded]:

@@ -10,10 +10,10 @@ import msgspec
 
 from analytics.rulebook import Rulebook, compose
 from analytics.signatures.catalogue import read
-from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook
+from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook, unavailable
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind
-from models.records.errors import ConfigError
+from models.records.errors import ConfigError, Unavailable
 from models.records.event import SHARDS
 
 
@@ -38,14 +38,22 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
-def resolver(url: str) -> Callable[[str], Rulebook]:
-    """What gives the rulebook of a digest: the shipped one, or one that PostgreSQL keeps. Each is read once."""
+def resolver(url: str, *, away: Callable[[Unavailable], None] | None = None) -> Callable[[str], Rulebook]:
+    """What gives the rulebook of a digest: the shipped one, or one that PostgreSQL keeps. Each is read once.
+
+    While PostgreSQL is away, `away` is called and then asked again; without it, Unavailable is raised.
+    """
     known = {(shipped := compose()).digest: shipped}
 
     def resolve(digest: str) -> Rulebook:
-        if digest not in known:
-            with connect(url) as connection:
-                known[digest] = kept(connection, digest)
+        while digest not in known:
+            try:
+                with unavailable(), connect(url) as connection:
+                    known[digest] = kept(connection, digest)
+            except Unavailable as error:
+                if away is None:
+                    raise
+                away(error)
         return known[digest]
 
     return resolve

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -356,11 +357,34 @@ class Flow:
 
         return wait_until(output, within=within, what="a first output")
 
+    def goes_on(self, *, within: float = 30.0) -> None:
+        """Wait until something more is written than stands there now."""
+        before = sum(self.ground.reached().values())
+        nudge = Nudge(self.ground)
+
+        def more() -> bool:
+            self.must_run()
+            nudge(range(SHARDS))
+            return sum(self.ground.reached().values()) > before
+
+        wait_until(more, within=within, what="more progress")
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of a metric of the first process."""
+        return metric(int(str(self.settings["flow__metrics_port"])), name)
+
     def kill(self, rng: random.Random) -> None:
         """Kill -9 one of the processes, and wait until the supervisor has started them all again."""
         before = len(self.births)
         rng.choice(wait_until(lambda: self.processes, what="a process to kill")).kill()
         wait_until(lambda: len(self.births) >= before + self._count, within=45, what="a restart")
+
+
+def metric(port: int, name: str) -> float:
+    """The sum over all labels of a metric that a process of ours shows at `port`."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], log: Any) -> subprocess.Popen[bytes]:
