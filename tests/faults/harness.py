@@ -380,11 +380,13 @@ class Flow:
         wait_until(lambda: len(self.births) >= before + self._count, within=45, what="a restart")
 
 
-def metric(port: int, name: str) -> float:
-    """The sum over all labels of a metric that a process of ours shows at `port`."""
+def metric(port: int, name: str, label: str = "") -> float:
+    """The sum over all labels, or those with `label`, of a metric that a process of ours shows at `port`."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+    return sum(
+        float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")) and label in line
+    )
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], log: Any) -> subprocess.Popen[bytes]:
