@@ -53,14 +53,15 @@ class WrongRowsError(AssertionError):
 def watch(database: str, task: Task, processes: Sequence[subprocess.Popen[bytes]], servers: Rig) -> dict[str, Any]:
     """Wait until every shard has come to its end; what it took."""
     began = time.time()
-    first: tuple[float, int, dict[str, float]] | None = None
+    first = start = (began, 0, servers.cpu(processes))
     with psycopg.connect(database, autocommit=True) as connection:
         while time.time() < began + _PATIENCE_SECONDS:
             rows = connection.execute(_PROGRESS).fetchall()
             positions = {shard: position for shard, position, _ in rows}
-            if rows and first is None:
+            done = all(positions.get(shard, 0) >= end for shard, end in task.ends.items())
+            if rows and first is start and not done:
                 first = (max(at for *_, at in rows), sum(positions.values()), servers.cpu(processes))
-            if all(positions.get(shard, 0) >= end for shard, end in task.ends.items()):
+            if done:
                 return _measured(began, first, max(at for *_, at in rows), servers.cpu(processes), task)
             if any(process.poll() is not None for process in processes):
                 raise SystemExit(f"a process ended before the log did: {[process.poll() for process in processes]}")
@@ -69,10 +70,9 @@ def watch(database: str, task: Task, processes: Sequence[subprocess.Popen[bytes]
 
 
 def _measured(
-    began: float, first: tuple[float, int, dict[str, float]] | None, ended: float, cpu: dict[str, float], task: Task
+    began: float, first: tuple[float, int, dict[str, float]], ended: float, cpu: dict[str, float], task: Task
 ) -> dict[str, Any]:
-    assert first is not None
-    at, before, cpu_before = first
+    at, before, cpu_before = first  # all of it, where the log was worked off before anybody looked
     entries = sum(task.ends.values())
     events = round(task.workload.events * (entries - before) / entries)
     seconds = max(ended - at, 1e-9)
@@ -81,6 +81,7 @@ def _measured(
         "events": events,
         "seconds": round(seconds, 3),
         "events_per_second": round(events / seconds),
+        "from_first_progress": before > 0,
         "total_events": task.workload.events,
         "total_seconds": round(ended - began, 3),
         "cpu_seconds": spent,

@@ -18,7 +18,6 @@ import argparse
 import gc
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +27,7 @@ from analytics.policy.decide import CaseView, FailedJob, decide
 from analytics.rulebook import Rulebook, compose
 from analytics.signatures.catalogue import facts_of
 from benchmarks.rival_rows import Store, aggregate_row, decision_row, failure_row, finding_row
+from benchmarks.rival_state import NO_TROUBLE, Case, Event, Minute, Shard, Told
 from connectors.redis_streams import log_key
 from models.records.entry import HEADER_BYTES, Kind, check, read_field
 from models.records.event import Outcome, case_id, uuid5_text
@@ -45,103 +45,6 @@ _THRESHOLD: Final = 3
 _FAILING: Final = frozenset({"failed", "timed_out", "errored"})
 _OPEN: Final = frozenset({"queued", "running"})
 _ENDED: Final = frozenset({"passed", "unstable", "cancelled", "skipped", "neutral"})
-
-
-class Told(msgspec.Struct, gc=False, frozen=True):
-    """The metadata that is used."""
-
-    instance: str
-    outcome: str
-    commit_sha: str | None = None
-    branch: str | None = None
-    author: str | None = None
-    url: str | None = None
-    workflow: str | None = None
-    workflow_id: str | None = None
-    job_name: str | None = None
-    attempt: int = 1
-    step: str | None = None
-    trigger: str | None = None
-    is_default_branch: bool | None = None
-    is_fork: bool | None = None
-    is_deploy: bool | None = None
-    allow_failure: bool | None = None
-    native_retries: int | None = None
-    rerun_after: str | None = None
-    duration_ms: int | None = None
-
-
-class Trouble(msgspec.Struct, gc=False, frozen=True):
-    """What a failed job says."""
-
-    exit_code: int | None = None
-    reason: str | None = None
-    excerpt: str | None = None
-
-
-_NO_TROUBLE: Final = Trouble()
-
-
-class Event(msgspec.Struct, gc=False, frozen=True):
-    """One event."""
-
-    id: str
-    timestamp: datetime
-    platform: str
-    repository: str
-    pipeline_id: str
-    metadata: Told
-    job_id: str | None = None
-    failure_context: Trouble | None = None
-
-
-class Minute:
-    """What is counted of one repository in one minute."""
-
-    __slots__ = ("completed", "durations", "failed", "late", "platform", "started", "total_ms")
-
-    def __init__(self, platform: str) -> None:
-        self.platform = platform
-        self.started = self.completed = self.failed = self.late = self.total_ms = 0
-        self.durations = [0] * 16
-
-
-class Case:
-    """One run attempt with failed jobs."""
-
-    __slots__ = ("case_id", "ended", "event", "jobs", "last", "newest_ms", "news", "received_ms", "views")
-
-    def __init__(self, event: Event, case: str) -> None:
-        self.event = event
-        self.case_id = case
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.ended: str | None = None
-        self.last: list[Any] | None = None
-        self.news = -1
-        self.newest_ms = self.received_ms = 0
-        self.views: list[FailedJob] = []
-
-
-class Shard:
-    """What is remembered of one shard."""
-
-    def __init__(self, number: int, position: int = 0, entry_id: str = "0-0", stream_ms: int = 0) -> None:
-        self.number = number
-        self.position = position
-        self.entry_id = entry_id
-        self.stream_ms = stream_ms
-        self.turn = 0
-        self.young: set[str] = set()
-        self.old: set[str] = set()
-        self.running: dict[tuple[Any, ...], tuple[int, str]] = {}
-        self.over: set[tuple[Any, ...]] = set()
-        self.run_ends: dict[tuple[Any, ...], str] = {}
-        self.failing: dict[tuple[Any, ...], deque[tuple[int, str]]] = {}
-        self.repeated: dict[tuple[Any, ...], list[Any]] = {}
-        self.broken: dict[tuple[Any, ...], tuple[int, str]] = {}
-        self.cases: dict[tuple[Any, ...], Case] = {}
-        self.minutes: dict[int, dict[tuple[str, str], Minute]] = {}
-        self.next_close_ms = 1 << 62
 
 
 class Loop:
@@ -282,7 +185,7 @@ class Loop:
     def _failed(
         self, shard: Shard, run: tuple[Any, ...], job: tuple[Any, ...], event: Event, at: int, received_ms: int
     ) -> None:
-        told, trouble = event.metadata, event.failure_context or _NO_TROUBLE
+        told, trouble = event.metadata, event.failure_context or NO_TROUBLE
         facts = facts_of(
             platform=event.platform,
             outcome=told.outcome,
@@ -317,7 +220,7 @@ class Loop:
 
     @staticmethod
     def _features(event: Event, signature: Any) -> dict[str, Any]:  # noqa: ANN401 - a Signature or None
-        told, trouble = event.metadata, event.failure_context or _NO_TROUBLE
+        told, trouble = event.metadata, event.failure_context or NO_TROUBLE
         return features(
             platform=event.platform,
             outcome=told.outcome,
@@ -416,7 +319,9 @@ def _view(known: dict[str, Any]) -> FailedJob:
 class Rival:
     """The loop with its two servers."""
 
-    def __init__(self, redis_url: str, postgres_url: str, shards: Sequence[int]) -> None:
+    def __init__(self, redis_url: str, postgres_url: str, shards: Sequence[int], *, count: int = _COUNT) -> None:
+        """Take up `shards` where they were left; a read brings at most `count` entries of each."""
+        self._count = count
         self._client: Any = redis.Redis.from_url(redis_url, protocol=2)  # replies are typed for both protocols at once
         self._store = Store(postgres_url)
         known = self._store.progress()
@@ -440,7 +345,7 @@ class Rival:
     def step(self) -> bool:
         """Read once, and write what follows; whether there was anything."""
         cursors = {key: shard.entry_id for key, shard in self.loop.shards.items()}
-        streams = self._client.xread(cursors, count=_COUNT, block=_BLOCK_MS)
+        streams = self._client.xread(cursors, count=self._count, block=_BLOCK_MS)
         for key, entries in streams:
             self.loop.take(key, entries)
         if not streams:

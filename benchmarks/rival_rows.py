@@ -16,7 +16,7 @@ from models.records.outputs import Diagnosis
 if TYPE_CHECKING:
     from analytics.policy.decide import Decision
     from analytics.rulebook import Rulebook
-    from benchmarks.rival import Case, Minute
+    from benchmarks.rival_state import Case, Minute
 
 _COLUMNS: Final = {
     "failures": "failure_id case_id shard position platform instance repository pipeline_id workflow_id attempt job_id "
