@@ -106,7 +106,7 @@ def _run(options: Options) -> bool:
         _watch(options, stage, watch, console, began=began)
         numbers, truth = _end(stage, watch, connection, began=began, ledger_begins=ledger_begins, of=options.ends)
         if options.picture is not None:
-            options.picture.write_text(_picture(numbers), "utf-8")
+            options.picture.write_text(picture(numbers), "utf-8")
         for said in summary(numbers, truth, began=began):
             _say(console, said)
         _say(console, _next(numbers, options.keep))
@@ -236,7 +236,7 @@ def _end(
     return watch.look(of), truth
 
 
-def _picture(numbers: Numbers) -> str:
+def picture(numbers: Numbers) -> str:
     """The view as an SVG that loads nothing from elsewhere."""
     width, height = _PICTURE_SIZE
     console = Console(record=True, width=width, height=height, file=StringIO(), force_terminal=True, highlight=False)
