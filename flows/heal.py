@@ -44,7 +44,7 @@ from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
 from flows.settings import Settings
 from models.records.columns import Batch, RawEntry, decode
-from models.records.errors import ConfigError, Unavailable
+from models.records.errors import ConfigError, GuardError, Unavailable
 from models.records.outputs import ShardOutput
 
 Raw: TypeAlias = tuple[str, list[RawEntry]]
@@ -54,6 +54,8 @@ Said: TypeAlias = tuple[ShardOutput, Progress]
 _log = structlog.get_logger()
 
 VERSION: Final = version("pipeline-guard")
+RAISED: Final[list[GuardError]] = []
+"""What a shard of this process raised on purpose. In a cluster the engine hands on another error, of its own links."""
 QUIET_SECONDS: Final = 1.0
 """A shard that has nothing to say tells PostgreSQL how far it came no more often than this."""
 
@@ -177,7 +179,11 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch, str], Said, bytes]):  # ty
         for number, batch, entry_id in values:
             if self._shard is None:
                 self._shard = self._make(number)
-            output = self._shard.process(batch)
+            try:
+                output = self._shard.process(batch)
+            except GuardError as error:
+                RAISED.append(error)
+                raise
             observe.judged(output)
             now = time.monotonic()
             if any(output[:5]) or now - self._told > QUIET_SECONDS:

@@ -44,8 +44,8 @@ def main(
     log = structlog.get_logger()
     try:
         run(read, process, anew=from_progress)
-    except Exception as error:
-        reason = _told(error)
+    except BaseException as error:  # a panic of the engine is no Exception
+        reason = _told(error) or next(iter(heal.RAISED), None)
         if reason is None:
             raise
         log.error("the flow cannot run", error=str(reason), process=process)  # noqa: TRY400 - theirs, not our bug

@@ -163,7 +163,11 @@ def unreadable() -> list[tuple[bytes, bytes]]:
         (b"whatever", b"\x00\xff"),
         encode(Entry(Kind.EVENT, Encoding.PACKED, int(BEGINS * 1000), b"\xff\xff\xff\xff")),
         encode(Entry(Kind.CONTROL, Encoding.JSON, int(BEGINS * 1000), b'{"rulebook": "of no such digest"}')),
-        encode(Entry(Kind.REJECT, Encoding.JSON, int(BEGINS * 1000), b'{"reason": "malformed\\u0000", "detail": "x"}')),
+        encode(
+            Entry(
+                Kind.REJECT, Encoding.JSON, int(BEGINS * 1000), b'{"reason": "malformed_payload\\u0000", "detail": "x"}'
+            )
+        ),
     ]
     return entries
 
