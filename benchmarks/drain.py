@@ -108,8 +108,8 @@ def running(
 def flow(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     """Our dataflow."""
     database = servers.fresh_database()
-    in_force(database)
     recovery = servers.directory / f"recovery-{servers.databases}"
+    in_force(database, recovery)
     environ = environment(servers.valkey.url, database, recovery, processes=processes)
     commands = [["-m", "flows.worker", "--process", str(number)] for number in range(processes)]
     with running(commands, environ) as started:

@@ -24,7 +24,8 @@ from models.records.payload import from_json
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("run") / "quick.jsonl"
     command = [sys.executable, "-m", "benchmarks.run", "drain_json", "--quick", "--to", str(target)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
     return target
 
 
