@@ -93,7 +93,6 @@ def _run(options: Options) -> bool:
     with ExitStack() as stack:
         stack.enter_context(_interruptible_once())
         files = Files(stack.enter_context(_directory(options.keep)))
-        ledger_begins = files.ledger.stat().st_size if files.ledger.exists() else 0
         _say(console, f"starting Valkey, PostgreSQL, the receiver and the dataflow in {files.directory}")
         stage = stack.enter_context(Stage(files))
         stack.callback(_deafen)
@@ -104,7 +103,7 @@ def _run(options: Options) -> bool:
         seconds = options.ends or _FOR_EVER
         stage.start_world(seed=options.seed, speed=options.speed, rate=options.rate, seconds=seconds)
         _watch(options, stage, watch, console, began=began)
-        numbers, truth = _end(stage, watch, connection, began=began, ledger_begins=ledger_begins, of=options.ends)
+        numbers, truth = _end(stage, watch, connection, began=began, of=options.ends)
         if options.picture is not None:
             options.picture.write_text(picture(numbers), "utf-8")
         for said in summary(numbers, truth, began=began):
@@ -142,8 +141,6 @@ def _deafen() -> None:
 def _directory(keep: Path | None) -> Iterator[Path]:
     """Where it all stands: what is to be kept, or something that goes with us."""
     path = (keep or Path(tempfile.mkdtemp(prefix="guard-demo-"))).absolute()
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o755)  # run by root, PostgreSQL is somebody else; what is secret has modes of its own
     try:
         yield path
     finally:
@@ -153,11 +150,12 @@ def _directory(keep: Path | None) -> Iterator[Path]:
 
 def _until(condition: Callable[[], bool], stage: Stage, seconds: float, otherwise: str) -> None:
     deadline = time.monotonic() + seconds
+    stage.check()
     while not condition():
-        stage.check()
         if time.monotonic() > deadline:
             raise stage.too_late(f"{otherwise} after {seconds:.0f} s")
         time.sleep(0.05)
+        stage.check()
 
 
 def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, began: float) -> None:
@@ -217,7 +215,7 @@ def _lines(console: Console, began: float) -> Callable[[Numbers], None]:
 
 
 def _end(
-    stage: Stage, watch: Watch, connection: Connection, *, began: float, ledger_begins: int, of: float | None
+    stage: Stage, watch: Watch, connection: Connection, *, began: float, of: float | None
 ) -> tuple[Numbers, Truth]:
     """End the world, let all that it said be judged, and hold it against its own word."""
     stage.stop_world()
@@ -225,7 +223,6 @@ def _end(
     _until(lambda: watch.caught_up(over), stage, _CATCH_UP_SECONDS, "the dataflow has not caught up")
     since = datetime.fromtimestamp(began, UTC)
     with unavailable(), stage.files.ledger.open("rb") as lines:
-        lines.seek(ledger_begins)
         truth = compared(
             lines,
             failed=failed_jobs(connection, since),

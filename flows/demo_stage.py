@@ -68,13 +68,15 @@ class Files:
         self.settings = directory / "guard.toml"
         self.secrets = directory / "sources.json"
         self.key = directory / "redaction-key"
-        self.ledger = directory / "world.jsonl"
+        self.earlier = sum(1 for _ in directory.glob("world-*.jsonl"))  # worlds that were posted from here before
+        self.ledger = directory / f"world-{self.earlier}.jsonl"
         self.curl = directory / "delivery.curl"
         self.spool = directory / "spool"
         self.recovery = directory / "recovery"
         if directory.exists() and any(directory.iterdir()) and not self.secrets.exists():
             raise ConfigError(f"{directory}: not empty, and no earlier demo's")
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)  # run by root, PostgreSQL is somebody else; what is secret has modes of its own
         (directory / "logs").mkdir(exist_ok=True)
         if not self.secrets.exists():
             _private(self.key, secrets.token_hex(32))
@@ -242,12 +244,12 @@ class Stage:
             child.stop()
 
     def start_world(self, *, seed: int, speed: float, rate: float, seconds: float) -> None:
-        """Let pipelines run for so many seconds."""
+        """Let pipelines run for so many seconds; where earlier ones ran, others than theirs, or all would be known."""
         options = {
             "url": self.webhooks,
             "secrets-json": self.files.secrets,
             "ledger": self.files.ledger,
-            "seed": seed,
+            "seed": seed + self.files.earlier,
             "speed": speed,
             "rate": rate,
             "duration": seconds,
