@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -110,6 +110,10 @@ class Mark(NamedTuple):
     part: int = 0  # which event of a packed entry, where only that one is bad
 
 
+_Payload: TypeAlias = tuple[RawEntry, int, bytes]
+"""An entry, its received_at and its payload: a plain tuple, since there is one for each entry there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Entries of one shard in log order. `events` has BATCH_SCHEMA; `last` is the position of the last entry."""
@@ -165,17 +169,21 @@ def decode(entries: Sequence[RawEntry]) -> Batch:
     blocks: dict[Encoding, list[_Payload]] = {}
     others: list[Mark] = []
     for entry in entries:
+        fields = entry[3]
         try:
-            if len(entry.fields) != 2:  # noqa: PLR2004 - a name and a value
-                raise MalformedPayload(f"an entry of {len(entry.fields) // 2} fields; one was expected")
-            kind, encoding = read_field(entry.fields[0])
-            received_ms = check(entry.fields[1])
+            if len(fields) != 2:  # noqa: PLR2004 - a name and a value
+                raise MalformedPayload(f"an entry of {len(fields) // 2} fields; one was expected")
+            kind, encoding = read_field(fields[0])
+            received_ms = check(fields[1])
         except InputError as error:
-            others.append(_bad(entry, 0, b"=".join(entry.fields[:2]), error))
+            others.append(_bad(entry, 0, b"=".join(fields[:2]), error))
             continue
-        payload = entry.fields[1][HEADER_BYTES:]
+        payload = fields[1][HEADER_BYTES:]
         if kind is Kind.EVENT:
-            blocks.setdefault(encoding, []).append(_Payload(entry, received_ms, payload))
+            block = blocks.get(encoding)
+            if block is None:
+                block = blocks[encoding] = []
+            block.append((entry, received_ms, payload))
         else:
             others.append(Mark(0, entry.position, entry.entry_ms, entry.entry_seq, received_ms, kind, payload))
     tables = [_rows(encoding, block, others) for encoding, block in blocks.items()]
@@ -186,12 +194,6 @@ def decode(entries: Sequence[RawEntry]) -> Batch:
         (m._replace(row=int(r)) for m, r in zip(others, rows, strict=True)), key=lambda m: (m.position, m.part)
     )
     return Batch(events, tuple(marks), entries[-1].position if entries else 0, len(entries))
-
-
-class _Payload(NamedTuple):
-    entry: RawEntry
-    received_ms: int
-    payload: bytes
 
 
 def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, part: int = 0) -> Mark:
@@ -216,19 +218,19 @@ _EMPTY: Final = pa.RecordBatch.from_pylist([], schema=BATCH_SCHEMA)
 def _rows(encoding: Encoding, block: list[_Payload], bad: list[Mark]) -> pa.RecordBatch:
     """The rows of one encoding; a block that does not decode as a whole is halved until the bad entries stand alone."""
     try:
-        nested, counts = _DECODERS[encoding]([p.payload for p in block])
+        nested, counts = _DECODERS[encoding]([payload for _, _, payload in block])
         flat = _flatten(nested)
     except (pa.ArrowException, ValueError, MalformedPayload) as error:
         if len(block) == 1:
-            bad.append(_bad(block[0].entry, block[0].received_ms, block[0].payload, MalformedPayload(str(error)[:500])))
+            bad.append(_bad(*block[0], MalformedPayload(str(error)[:500])))
             return _EMPTY
         half = len(block) // 2
         return _in_order([_rows(encoding, part, bad) for part in (block[:half], block[half:])])
-    where = np.array([(p.entry.position, p.entry.entry_ms, p.received_ms) for p in block], np.int64)
+    told = ([e[0] for e, _, _ in block], [e[1] for e, _, _ in block], [received_ms for _, received_ms, _ in block])
+    where = [np.array(numbers, np.int64) for numbers in told]
     if counts is not None:
-        where = np.repeat(where, counts, axis=0)
-    columns = [pa.array(where[:, i]) for i in range(len(ENTRY_SCHEMA))]
-    batch = pa.RecordBatch.from_arrays([*columns, *flat], schema=BATCH_SCHEMA)
+        where = [np.repeat(numbers, counts) for numbers in where]
+    batch = pa.RecordBatch.from_arrays([*map(pa.array, where), *flat], schema=BATCH_SCHEMA)
     return _valid(batch, block, counts, bad)
 
 
@@ -395,11 +397,11 @@ def _without(
     owner = np.arange(len(block)) if counts is None else np.repeat(np.arange(len(block)), counts)
     first = np.zeros(len(block), np.int64) if counts is None else np.concatenate(([0], np.cumsum(counts)[:-1]))
     for row in np.flatnonzero(wrong):
-        source = block[owner[row]]
+        entry, received_ms, payload = block[owner[row]]
         detail = next(reason for reason, mask in masks.items() if mask[row])
-        payload = source.payload if counts is None else _part(batch, row)
         part = 0 if counts is None else int(row - first[owner[row]])
-        bad.append(_bad(source.entry, source.received_ms, payload, MalformedPayload(detail), part))
+        told = payload if counts is None else _part(batch, row)
+        bad.append(_bad(entry, received_ms, told, MalformedPayload(detail), part))
     return batch.filter(pa.array(~wrong))
 
 
