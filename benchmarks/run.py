@@ -12,7 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -85,6 +85,15 @@ def _summary(line: Mapping[str, Any]) -> str:
     return f"{line['case']} {line.get('subject', '')}: {shown}"
 
 
+def unequal(found: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether JSON and Protocol Buffers of one workload left different rows."""
+    digests: dict[int, set[str]] = {}
+    for line in found:
+        if line["case"] in {"drain_json", "drain_protobuf"} and "rows_digest" in line:
+            digests.setdefault(line["total_events"], set()).add(line["rows_digest"])
+    return any(len(some) > 1 for some in digests.values())
+
+
 def main() -> None:
     """Run, print a line of each subject, and keep the lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -97,18 +106,21 @@ def main() -> None:
     target: Path = args.to or RESULTS / f"{now:%Y-%m-%d-%H%M%S}{'-quick' if args.quick else ''}.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
     about = facts() | {"run": now.isoformat(timespec="seconds"), "quick": args.quick}
-    failed = []
+    failed, found = [], []
     with target.open("a") as file:
         for case in args.cases or CASES:
             try:
                 for line in lines(case, quick=args.quick, seed=args.seed):
                     print(_summary(line), flush=True)
+                    found.append(line)
                     file.write(json.dumps(line | about) + "\n")
                     file.flush()
             except subprocess.CalledProcessError as error:
                 failed.append(case)
                 print(f"{case} failed: {error}", file=sys.stderr)
     print(f"kept in {target}")
+    if unequal(found):
+        failed.append("JSON and Protocol Buffers left different rows")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -13,7 +13,7 @@ from benchmarks import report
 from benchmarks.latency import histogram, quantiles
 from benchmarks.limits import decoder
 from benchmarks.rig import cpu_seconds
-from benchmarks.run import CASES, lines
+from benchmarks.run import CASES, lines, unequal
 from benchmarks.sender import at_its_time
 from benchmarks.workload import Workload, entries
 from models.records.entry import HEADER_BYTES, Encoding
@@ -52,6 +52,13 @@ def test_a_case_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "snapshots", CASES["snapshots"]._replace(quick="benchmarks.no_such_case"))
     with pytest.raises(subprocess.CalledProcessError):
         list(lines("snapshots", quick=True, seed=1))
+
+
+def test_rows_that_depend_on_the_encoding_are_an_error() -> None:
+    one = _line("drain_json", "flow_1", total_events=5, rows_digest="a")
+    other = _line("drain_protobuf", "flow_1", total_events=5, rows_digest="b")
+    assert unequal([one, other])
+    assert not unequal([one, {**other, "total_events": 6}, {**one, "case": "drain_protobuf"}])
 
 
 def _line(case: str, subject: str, **given: Any) -> dict[str, Any]:
