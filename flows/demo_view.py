@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Final
 
@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from connectors.postgres_live import Landed
+from connectors.postgres_live import Landed, Latency
 from flows.demo_numbers import Numbers
 from flows.demo_stage import HOST, PATIENCE_SECONDS, Stage
 from flows.demo_truth import Truth
@@ -48,7 +48,7 @@ def view(numbers: Numbers, where: Sequence[str] = (), *, width: int, height: int
     foot = [Text(text, style="dim") for text in where or (ABOUT,)]
     parts: list[RenderableType] = [
         _title(numbers, width),
-        _side_by_side((_deliveries(numbers), 3), (_speed(numbers), 2)),
+        _side_by_side((_deliveries(numbers, wide=wide), 3 if wide else 2), (_speed(numbers), 2)),
     ]
     room = height - _TITLE_LINES - _TOP_LINES - _FRAME_LINES - sum(-(-text.cell_len // width) for text in foot)
     if room >= _MIDDLE_LINES + _FEWEST_DECISIONS:
@@ -118,19 +118,18 @@ def summary(numbers: Numbers, truth: Truth, *, began: float) -> Iterator[str]:
 
 def _title(numbers: Numbers, width: int) -> RenderableType:
     left = Text.assemble((" Pipeline Guard ", "bold white on dark_blue"), ("  four CI platforms, this machine", "dim"))
-    right = Text(_clock(numbers.seconds), style="bold")
-    if numbers.of_seconds is not None:
-        share = min(numbers.seconds / numbers.of_seconds, 1.0)
+    if numbers.of_seconds is None:
+        right = Text.assemble((_clock(numbers.seconds), "bold"), ("  Ctrl-C ends it ", "dim"))
+    else:
+        seconds = min(numbers.seconds, numbers.of_seconds)
         bar = max(width // 5, 10)
-        done = round(share * bar)
+        done = round(seconds / numbers.of_seconds * bar)
         right = Text.assemble(
             ("━" * done, "cyan"),
             ("━" * (bar - done), "bright_black"),
-            f"  {_clock(numbers.seconds)}",
+            (f"  {_clock(seconds)}", "bold"),
             (f" of {_clock(numbers.of_seconds)} ", "dim"),
         )
-    else:
-        right.append("  Ctrl-C ends it ", style="dim")
     return _row(left, right)
 
 
@@ -155,49 +154,53 @@ def _panel(content: RenderableType, title: str, *, height: int | None = None) ->
     return Panel(content, title=shown, title_align="left", border_style="bright_black", box=box.ROUNDED, height=height)
 
 
-def _deliveries(numbers: Numbers) -> Panel:
+def _deliveries(numbers: Numbers, *, wide: bool) -> Panel:
     made = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     made.add_column("platform")
-    for name in ("posted", "accepted", "duplicate", "ignored", "refused"):
+    shown = ("posted", "accepted", "duplicate", "ignored", "refused") if wide else ("posted", "refused")
+    for name in shown:
         made.add_column(name, justify="right")
     for source in dict.fromkeys((*_PLATFORMS, *numbers.deliveries)):
         answers = numbers.deliveries.get(source, {})
-        made.add_row(Text(source, style=_PLATFORMS.get(source, "")), *_answers(answers))
+        counts = _answers(answers)
+        made.add_row(Text(source, style=_PLATFORMS.get(source, "")), *(counts[name] for name in shown))
     return _panel(made, "deliveries to the receiver", height=_TOP_LINES)
 
 
-def _answers(answers: Mapping[str, int]) -> Iterable[Text]:
+def _answers(answers: Mapping[str, int]) -> dict[str, Text]:
+    counts = {
+        "accepted": answers.get("accepted", 0) + answers.get("spooled", 0),
+        "duplicate": answers.get("duplicate", 0),
+        "ignored": answers.get("ignored", 0),
+    }
     total = sum(answers.values())
-    accepted = answers.get("accepted", 0) + answers.get("spooled", 0)
-    twice, ignored = answers.get("duplicate", 0), answers.get("ignored", 0)
-    refused = total - accepted - twice - ignored
-    yield Text(f"{total:,}", style="bold")
-    for count, style in ((accepted, ""), (twice, ""), (ignored, ""), (refused, "bold red")):
-        yield Text(f"{count:,}", style=style if count else "bright_black")
+    shown = {name: Text(f"{count:,}", style="" if count else "bright_black") for name, count in counts.items()}
+    refused = total - sum(counts.values())
+    shown["posted"] = Text(f"{total:,}", style="bold")
+    shown["refused"] = Text(f"{refused:,}", style="bold red" if refused else "bright_black")
+    return shown
 
 
 def _speed(numbers: Numbers) -> Panel:
     facts = Table.grid(padding=(0, 1), expand=True)
-    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(style="dim", no_wrap=True, min_width=len("dead letters"))
     facts.add_column(no_wrap=True)
     facts.add_row("events", _spark(numbers.rates, numbers.rate))
-    latency = numbers.rows.latency
-    shown = (f"{value:.0f} ms" for value in latency) if latency else ("-",) * 3
-    facts.add_row(
-        "latency",
-        Text.assemble(
-            *(
-                part
-                for name, value in zip(("p50 ", "p95 ", "p99 "), shown, strict=True)
-                for part in ((name, "dim"), (f"{value}  ", "bold cyan"))
-            )
-        ),
-    )
-    facts.add_row("", Text("from the receiver to the row", style="dim"))
+    facts.add_row("latency", _quantiles(numbers.rows.latency))
+    facts.add_row("", Text("receiver to row", style="dim"))
     facts.add_row("duplicates", Text.assemble((f"{numbers.duplicates:,}", "bold"), (" absorbed", "dim")))
     dead = numbers.rows.dead_letters
     facts.add_row("dead letters", Text(f"{dead}", style="bold red" if dead else "bright_black"))
     return _panel(facts, "speed", height=_TOP_LINES)
+
+
+def _quantiles(latency: Latency | None) -> Text:
+    if latency is None:
+        return Text("-", style="bright_black")
+    made = Text()
+    for name, value in zip(latency._fields, latency, strict=True):
+        made.append(f"{name} ", "dim").append(f"{value:.0f} ", "bold cyan")
+    return made.append("ms", "dim")
 
 
 def _spark(rates: Sequence[float], rate: float, *, most: int = 20) -> Text:

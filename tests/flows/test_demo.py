@@ -215,7 +215,7 @@ def test_the_view_fits_its_terminal(numbers: Numbers, width: int, height: int) -
 def test_the_view_shows_what_there_is() -> None:
     text = "\n".join(drawn(NUMBERS, 128, 40))
     for part in (
-        *("0:42 of 1:00", "1,234", "12 ms", "35 ms", "123 ms", "31 failures", "31 decisions", "77 absorbed"),
+        *("0:42 of 1:00", "1,234", "p50 12 p95 35 p99 123 ms", "31 failures", "31 decisions", "77 absorbed"),
         *("network_trouble", "not explained", "unknown_cause", "transient_cause", "0.68", "act 9, wait 0, skip 22"),
         *("acme/app test (1) +2", "14:05:03", "stuck", "repeated", "flaky"),
     ):
