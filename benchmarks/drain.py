@@ -109,7 +109,7 @@ def flow(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     """Our dataflow."""
     database = servers.fresh_database()
     recovery = servers.directory / f"recovery-{servers.databases}"
-    in_force(database, recovery)
+    in_force(database)
     environ = environment(servers.valkey.url, database, recovery, processes=processes)
     commands = [["-m", "flows.worker", "--process", str(number)] for number in range(processes)]
     with running(commands, environ) as started:

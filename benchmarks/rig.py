@@ -27,7 +27,6 @@ from connectors.postgres import connect, migrate, put_rulebook
 from connectors.redis_streams import log_key
 from flows import rulebooks
 from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
-from flows.recovery import open_store
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS
@@ -125,15 +124,10 @@ def _free_ports(count: int) -> int:
             return first
 
 
-def in_force(database: str, recovery: Path | None = None) -> None:
-    """Note that the log begins with the control entry that the flow would otherwise append when it starts.
-
-    The flow's recovery store is made as well: that is no part of what is measured.
-    """
+def in_force(database: str) -> None:
+    """Note that the log begins with the control entry that the flow would otherwise append when it starts."""
     rulebook = rulebooks.configured(Settings.load({}))
     with connect(database) as connection:
-        if recovery is not None:
-            open_store(recovery, connection, {}, anew=False)
         put_rulebook(connection, rulebook.digest, rulebook.body, created_by="benchmarks")
         connection.cursor().executemany(
             "INSERT INTO guard.progress VALUES (%s, '0-0', 0, 'epoch', %s, clock_timestamp())",

