@@ -237,19 +237,19 @@ def plot(lines: Lines, target: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "guard"
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(1, len(_ENCODINGS), figsize=(9, 2.6), layout="constrained")
+    shown = [name for name in _SUBJECTS if name != "xread"]
+    labels = [_SUBJECTS[name].removeprefix("limit: ") for name in shown]
+    figure, axes = plt.subplots(1, len(_ENCODINGS), figsize=(9, 2.2), layout="constrained", sharey=True)
     for axis, (case, encoding) in zip(axes, _ENCODINGS.items(), strict=True):
-        shown = [name for name in _SUBJECTS if name != "xread" and lines.rounds(case, name)]
         values = [(lines.median(case, name, "events_per_second") or 0) / 1000 for name in shown]
-        colours = [_COLOURS[name.split("_")[0]] for name in shown]
-        bars = axis.barh([_SUBJECTS[name].removeprefix("limit: ") for name in shown], values, color=colours)
-        axis.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
-        axis.invert_yaxis()
-        axis.set_title(f"{encoding}: thousand events/s", fontsize=8, loc="left")
+        bars = axis.barh(labels, values, color=[_COLOURS[name.split("_")[0]] for name in shown])
+        axis.bar_label(bars, [f"{value:.0f}" if value else "" for value in values], padding=2, fontsize=7)
+        axis.set_title(f"{encoding}: thousands a second", fontsize=8, loc="left")
         axis.tick_params(labelsize=7, length=0)
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_xticks([])
+    axes[0].invert_yaxis()
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
 
