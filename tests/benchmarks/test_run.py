@@ -15,6 +15,7 @@ from benchmarks.limits import decoder
 from benchmarks.rig import cpu_seconds
 from benchmarks.run import CASES, lines, unequal
 from benchmarks.sender import at_its_time
+from benchmarks.snapshots import costs, fill, parts
 from benchmarks.workload import Workload, entries
 from models.records.entry import HEADER_BYTES, Encoding
 from models.records.payload import from_json
@@ -85,6 +86,14 @@ def test_an_event_is_sent_with_the_time_at_which_it_was_due() -> None:
     assert round(after.timestamp.timestamp() * 1000) == 1_800_000_000_123
     assert after.id == before.id
     assert after.metadata == before.metadata
+
+
+def test_filled_shards_have_read_everything_and_are_measured_alike() -> None:
+    filled = fill(Workload(3000, repositories=40, open_runs=100))
+    said = costs(filled)
+    assert said["total_bytes"] == sum(len(shard.snapshot()) for shard in filled)
+    assert len({shard.stream_ms for shard in filled if shard.position}) > 1
+    assert sum(parts(filled[0].snapshot()).values()) < said["total_bytes"]
 
 
 def test_percentiles_come_from_raw_samples() -> None:
