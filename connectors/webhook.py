@@ -277,11 +277,17 @@ def create_app(
 
 
 def create_admin_app(
-    *, durable: Durable, reachable: Callable[[], Awaitable[bool]], render: Callable[[], bytes], content_type: str
+    *,
+    durable: Durable,
+    reachable: Callable[[], Awaitable[bool]],
+    render: Callable[[], bytes],
+    content_type: str,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """The application for operators, on a port of its own: /healthz, /readyz and /metrics.
 
-    Ready means that a delivery could be made durable now: Redis is `reachable`, or the spool has room.
+    Ready means that a delivery could be made durable now, Redis being `reachable` or the spool having room, and that
+    the receiver is not `leaving`.
     """
 
     async def healthz(_request: HttpRequest) -> Response:
@@ -290,7 +296,7 @@ def create_admin_app(
     async def readyz(_request: HttpRequest) -> Response:
         redis = await reachable()
         spool = durable.spool
-        ready = redis or (spool is not None and spool.has_room)
+        ready = (redis or (spool is not None and spool.has_room)) and not leaving()
         state = {"status": "ready" if ready else "unready", "redis": redis, "spooled": spool.depth if spool else 0}
         return JSONResponse(state, status_code=200 if ready else 503)
 

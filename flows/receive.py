@@ -35,7 +35,10 @@ from models.records.errors import Unavailable
 
 HEARTBEAT_SECONDS: Final = 1.0
 _OUR_HANDLERS: Final = {"incremental": True, "handlers": {}, "loggers": {"_granian": {"propagate": True}}}
-_BEGUN_SECONDS: Final = 0.05  # Granian misses a stop that comes before its worker has begun
+_LEAVING_SECONDS: Final = 1.0
+"""For so long after it was told to go everything is still answered, while /readyz already says no: a balancer sends
+elsewhere before the port closes, which resets connections that nobody has taken yet. It also covers that Granian
+misses a stop that comes before its worker has begun."""
 _BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
 
 _log = structlog.get_logger()
@@ -118,6 +121,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     admin = create_admin_app(
         durable=durable,
         reachable=lambda: _answers(appender),
+        leaving=stop.is_set,
         render=metrics.render,
         content_type=metrics.CONTENT_TYPE,
     )
@@ -201,7 +205,7 @@ async def _all_until(
     serving = [asyncio.create_task(_serving(server)) for server in servers]
     working = [asyncio.ensure_future(work()) for work in background]
     await asyncio.wait([stopping, *serving, *working], return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.sleep(_BEGUN_SECONDS)
+    await asyncio.sleep(_LEAVING_SECONDS)
     for server, serving_task in zip(servers, serving, strict=True):
         if not serving_task.done():
             server.stop()  # type: ignore[no-untyped-call] # Granian does not say that it returns nothing

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -111,14 +112,22 @@ class Answered(NamedTuple):
 class Senders:
     """Posts deliveries while the block runs, over connections that are made anew each time, as platforms make them.
 
-    A refused connection was never taken, and the next receiver is tried, as a balancer does; nothing else is repeated.
+    Those that say that they are ready are posted to in turn, as a balancer does. A refused connection was never taken,
+    and the next receiver is tried; nothing else is repeated.
     """
 
     def __init__(
-        self, deliveries: Sequence[Delivery], urls: Sequence[str], ledger: Path, *, seconds: float, at_once: int = 8
+        self,
+        deliveries: Sequence[Delivery],
+        receivers: Sequence[Receiver],
+        ledger: Path,
+        *,
+        seconds: float,
+        at_once: int = 8,
     ) -> None:
         self._deliveries = deliveries
-        self._urls = urls
+        self._receivers = receivers
+        self._ready = list(receivers)
         self._ledger = ledger
         self._seconds = seconds
         self._at_once = at_once
@@ -143,12 +152,13 @@ class Senders:
     async def _run(self) -> None:
         began = time.monotonic()
         free = asyncio.Semaphore(self._at_once)
-        limits = httpx2.Limits(max_connections=self._at_once, max_keepalive_connections=0)
+        limits = httpx2.Limits(max_connections=self._at_once + 1, max_keepalive_connections=0)
         with self._ledger.open("a", encoding="utf-8") as ledger:
             async with (
                 httpx2.AsyncClient(timeout=10, limits=limits, trust_env=False) as client,
                 asyncio.TaskGroup() as tasks,
             ):
+                watching = asyncio.create_task(self._watch(client))
                 for number, delivery in enumerate(self._deliveries):
                     due = began + self._seconds * number / len(self._deliveries)
                     if not self._hurry.is_set():
@@ -156,14 +166,29 @@ class Senders:
                     await free.acquire()
                     task = tasks.create_task(self._send(client, delivery, number, ledger))
                     task.add_done_callback(lambda _: free.release())
+                watching.cancel()
+
+    async def _watch(self, client: httpx2.AsyncClient) -> None:
+        """Ask each receiver again and again whether it is ready."""
+        while True:
+            ready = []
+            for receiver in self._receivers:
+                with suppress(httpx2.HTTPError):
+                    answer = await client.get(f"http://127.0.0.1:{receiver.admin}/readyz")
+                    ready += [receiver] if answer.status_code == 200 else []
+            self._ready = ready
+            await asyncio.sleep(0.1)
 
     async def _send(self, client: httpx2.AsyncClient, delivery: Delivery, number: int, ledger: Any) -> None:
         posted = time.monotonic()
         status, error = NO_ANSWER, ""
-        for attempt in range(len(self._urls)):
-            url = self._urls[(number + attempt) % len(self._urls)] + delivery.path
+        candidates = self._ready or self._receivers
+        for attempt in range(len(candidates)):
+            receiver = candidates[(number + attempt) % len(candidates)]
             try:
-                answer = await client.post(url, content=delivery.body, headers=dict(delivery.headers))
+                answer = await client.post(
+                    receiver.url + delivery.path, content=delivery.body, headers=dict(delivery.headers)
+                )
                 status = answer.status_code
                 break
             except httpx2.ConnectError as refused:

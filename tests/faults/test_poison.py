@@ -120,7 +120,7 @@ def test_poison_through_the_receiver_gets_its_status_or_a_dead_letter_and_the_go
     weather = Weather(duplicates=0.05, disorder=1.0)
     deliveries = happen(rng.randrange(1 << 30), seconds=1200, weather=weather, epoch=time.time(), speed=120)
     with Receiver(ground, "one") as receiver, Flow(ground) as flow:
-        with Senders(deliveries, [receiver.url], ground.directory / "ledger", seconds=5) as senders:
+        with Senders(deliveries, [receiver], ground.directory / "ledger", seconds=5) as senders:
             answered = {name: post(receiver.url, name, poison) for name, poison in POISON.items()}
         ground.drain(flow)
         assert len(flow.births) == 1

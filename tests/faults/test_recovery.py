@@ -28,7 +28,7 @@ def test_a_lost_recovery_directory_is_refused_and_from_progress_goes_on_without_
     ground: Ground, rng: random.Random
 ) -> None:
     ground.variables |= changed(RepeatedFailure={"threshold": 2})
-    entries = story(rng.randrange(1 << 30), hours=0.8)
+    entries = story(rng.randrange(1 << 30), hours=0.5)
     middle = len(entries) // 2
     ground.publish(entries[:middle])
     drained(ground)
@@ -61,7 +61,7 @@ def test_a_lost_recovery_directory_is_refused_and_from_progress_goes_on_without_
 
 
 def test_another_number_of_workers_at_each_start_changes_no_row(ground: Ground, rng: random.Random) -> None:
-    entries = story(rng.randrange(1 << 30), hours=0.6)
+    entries = story(rng.randrange(1 << 30), hours=0.4)
     parts = [entries[i * len(entries) // 4 : (i + 1) * len(entries) // 4] for i in range(4)]
     for part, processes in zip(parts, (1, 2, 3, 1), strict=True):
         ground.publish(part[: len(part) // 2])

@@ -23,8 +23,7 @@ def test_receivers_and_flow_are_restarted_in_turn_under_load_and_nobody_notices(
     deliveries = happen(rng.randrange(1 << 30), seconds=3600, weather=weather, epoch=time.time(), speed=180)
     pair = [Receiver(ground, "one"), Receiver(ground, "two")]
     with pair[0], pair[1], Flow(ground) as flow:
-        urls = [receiver.url for receiver in pair]
-        with Senders(deliveries, urls, ground.directory / "ledger", seconds=20) as senders:
+        with Senders(deliveries, pair, ground.directory / "ledger", seconds=20) as senders:
             flow.first_output()
             for turn in range(4):
                 taken = len(senders.answers) + rng.randint(20, 80)
