@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from analytics.policy.decide import CaseView, FailedJob
 from models.records.event import Outcome
 
 
-@dataclass(slots=True)
-class Job:
-    """One failed job of a case."""
+class Job(msgspec.Struct, array_like=True):
+    """One failed job of a case. Snapshots hold it as an array: fields may be added at the end only."""
 
     failure_id: str
     job_id: str | None
@@ -45,9 +45,11 @@ class Job:
         )
 
 
-@dataclass(slots=True)
-class Case:
-    """One run attempt. `due_second` is when it is to be looked at again; `revision` is -1 before the first decision."""
+class Case(msgspec.Struct, array_like=True, kw_only=True):
+    """One run attempt, in snapshots an array as a job is.
+
+    `due_second` is when it is to be looked at again; `revision` is -1 before the first decision.
+    """
 
     key: str
     case_id: str
@@ -63,7 +65,7 @@ class Case:
     newest_ms: int
     is_deploy: bool = False  # what the run says of itself; its jobs need not know
     is_fork: bool = False
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: dict[str, Job] = {}
     ended: Outcome | None = None
     ended_ms: int = 0
     given_up: bool = False

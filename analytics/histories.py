@@ -10,7 +10,7 @@ from analytics.desk import MOST_REMEMBERED, Desk, visible
 from analytics.detectors.detector import Seen
 from analytics.memory import Generations
 from analytics.rows import Rows, split_job_run
-from models.records.event import Outcome
+from models.records.event import FAILING, Outcome
 
 MOST_IN_HISTORY: Final = 64
 
@@ -34,20 +34,21 @@ class Histories:
         self.overtaken: Callable[[str, int], None] = _nobody
 
     def passed(self, rows: Rows, i: int, job_run: str) -> None:
-        """Remember that a job passed: in its history if it failed before, else for a while."""
-        key = rows.job_keys[i]
+        """Remember that a job passed: in its history if it failed on that commit, else for a while."""
+        key, commit = rows.job_keys[i], rows.commits[i]
         _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
-        seen = Seen(rows.at[i], rows.ids[i], Outcome.PASSED, rows.commits[i], pipeline_id, attempt)
-        if key in self._histories:
-            self.remember(key, seen, rows.positions[i])
-        else:
-            early = self.early.young.get(key)
-            if early is None:
-                self.early.put(key, [seen])
-                return
-            early.append(seen)
-            if len(early) > MOST_IN_HISTORY:
-                early.remove(min(early))
+        new = Seen(rows.at[i], rows.ids[i], Outcome.PASSED, commit, pipeline_id, attempt)
+        known = self._histories.get(key)
+        if known is not None and any(seen.commit_sha == commit and seen.outcome in FAILING for seen in known.seen):
+            self.remember(key, new, rows.positions[i])
+            return
+        early = self.early.young.get(key)
+        if early is None:
+            self.early.put(key, [new])
+            return
+        early.append(new)
+        if len(early) > MOST_IN_HISTORY:
+            early.remove(min(early))
 
     def remember(self, key: str, new: Seen, position: int) -> None:
         """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
@@ -56,14 +57,15 @@ class Histories:
             return
         known = self._histories.get(key)
         if known is None:
-            early = [*self.early.young.pop(key, []), *self.early.old.pop(key, [])]
             due = desk.timers.at(desk.stream_ms + desk.kept_ms, "history", key)
-            known = self._histories[key] = History(due, early)
+            known = self._histories[key] = History(due, [])
         elif any(seen.id == new.id for seen in known.seen):
             return
         history = known.seen
         overtaken = bool(history) and new < history[-1]
         history.append(new)
+        if new.outcome in FAILING:
+            history.extend(self._passed_early(key, new.commit_sha))
         history.sort()
         full = len(history) > MOST_IN_HISTORY
         del history[:-MOST_IN_HISTORY]
@@ -71,6 +73,16 @@ class Histories:
         if overtaken:
             for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
                 self.overtaken(case_key, position)
+
+    def _passed_early(self, key: str, commit: str | None) -> list[Seen]:
+        """Take out what passed on `commit` before its failure was known."""
+        taken: list[Seen] = []
+        for half in (self.early.young, self.early.old):
+            early = half.get(key)
+            if early:
+                taken += [seen for seen in early if seen.commit_sha == commit]
+                early[:] = [seen for seen in early if seen.commit_sha != commit]
+        return taken
 
     def _judge(
         self, key: str, history: list[Seen], position: int, *, outcome: Outcome | None = None, at_ms: int | None = None

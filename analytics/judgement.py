@@ -21,7 +21,7 @@ from models.scorers.rerun_passes import features
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
 """How long the end of a run is waited for after its last news."""
-CASE_KEPT_MS: Final = 1_800_000
+CASE_KEPT_MS: Final = 600_000
 """How long a case is kept after its last news once nothing more is waited for."""
 
 
@@ -287,12 +287,12 @@ class Cases:
 
     def state(self) -> list[Any]:
         """All cases as plain data."""
-        return [[_plain(case) for case in self._cases.values()], self.run_ends.state(), self.retired.state()]
+        return [list(self._cases.values()), self.run_ends.state(), self.retired.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         cases, run_ends, retired = state
-        self._cases = {case.key: case for case in map(_case_of, cases)}
+        self._cases = {case.key: case for case in msgspec.convert(cases, list[Case])}
         self.run_ends.load(run_ends)
         self.retired.load(retired)
 
@@ -336,13 +336,3 @@ def _job(detail: dict[str, Any], signature: Signature | None, *, job_key: str, a
 
 def _by_time(job: FailedJob) -> tuple[int, str]:
     return job.at_ms, job.failure_id
-
-
-def _plain(case: Case) -> dict[str, Any]:
-    return {name: getattr(case, name) for name in Case.__slots__}
-
-
-def _case_of(values: dict[str, Any]) -> Case:
-    jobs = {key: Job(**{**job, "top": tuple(map(tuple, job["top"]))}) for key, job in values["jobs"].items()}
-    ended = Outcome(values["ended"]) if values["ended"] is not None else None
-    return Case(**{**values, "jobs": jobs, "ended": ended})

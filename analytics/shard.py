@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Final, Self
 
 import msgspec
+import pyarrow as pa
 
 from analytics.desk import Desk
 from analytics.histories import Histories
@@ -36,6 +37,8 @@ from models.records.event import uuid5_text
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
 SNAPSHOT_VERSION: Final = 1
+_PACKED: Final = pa.Codec("zstd", compression_level=1)
+"""What a snapshot costs is its bytes, on their way into the recovery store at the end of every epoch."""
 
 LATENESS_MS: Final = 60_000
 """How long a minute of the aggregates stays open behind stream time."""
@@ -318,7 +321,7 @@ class Shard:
 
     def snapshot(self) -> bytes:
         """All that is remembered, as plain versioned bytes; the digest of the rulebook in force, never the rules."""
-        return msgspec.msgpack.encode(
+        state = msgspec.msgpack.encode(
             {
                 "v": SNAPSHOT_VERSION,
                 "shard": self.number,
@@ -338,6 +341,8 @@ class Shard:
                 "turns": self._turns,
             }
         )
+        packed: bytes = _PACKED.compress(state, asbytes=True)
+        return len(state).to_bytes(8, "little") + packed
 
     @classmethod
     def restore(cls, data: bytes, resolve: Callable[[str], Rulebook], *, most_bad: int = 500) -> Self:
@@ -346,7 +351,7 @@ class Shard:
         Raises:
             ConfigError: of a version that this release does not read, or its rulebook is not to be had.
         """
-        said = msgspec.msgpack.decode(data)
+        said = msgspec.msgpack.decode(_PACKED.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True))
         if said.get("v") != SNAPSHOT_VERSION:
             raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {SNAPSHOT_VERSION}")
         shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])

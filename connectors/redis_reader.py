@@ -25,8 +25,7 @@ EntryId: TypeAlias = tuple[int, int]
 READER_GROUPS: Final = "reader:"
 """Groups so named, like the flow's, hold back trimming: nothing is trimmed that one of them has not read."""
 
-_BUSY_SECONDS: Final = 0.002
-_IDLE_SECONDS: Final = 0.020
+_GATHER_SECONDS: Final = 0.020  # between questions without a backlog: a batch of few costs what one of many does
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _EARLY_SECONDS: Final = 0.001
@@ -142,7 +141,6 @@ class Reader:
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._hooks = hooks
-        self._pause = _IDLE_SECONDS
         self._failures = 0
         self._due = 0.0
         self.tails: dict[int, Tail] = {}
@@ -167,13 +165,12 @@ class Reader:
                 self._check(unchecked)
             if self._durable and (proven := [(t, t.durable) for t in self.tails.values() if t.durable]):
                 self._settle(proven)
-            came = self._read(hungry)
+            self._read(hungry)
         except redis.RedisError as error:
             self._failed(error)
             return
         self._failures = 0
-        self._pause = _BUSY_SECONDS if came else min(self._pause * 2, _IDLE_SECONDS)
-        self._due = self._monotonic() + self._pause
+        self._due = self._monotonic() + _GATHER_SECONDS
 
     def _failed(self, error: redis.RedisError) -> None:
         """Try again later, and then compare notes first: the server may be another one, or have lost something."""
@@ -187,7 +184,7 @@ class Reader:
         self._failures += 1
         self._due = self._monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
 
-    def _read(self, hungry: list[Tail]) -> bool:
+    def _read(self, hungry: list[Tail]) -> None:
         by_count: dict[int, list[Tail]] = {}
         for tail in hungry:
             tail.full = False
@@ -197,12 +194,9 @@ class Reader:
             for count, tails in by_count.items()
         ]
         by_key = {tail.key.encode(): tail for tail in hungry}
-        came = False
         for reply in _all_good(pipelined(self._connection, commands)):
             for key, entries in reply or ():
                 by_key[key].accept(entries)
-                came = True
-        return came
 
     def _check(self, tails: list[Tail]) -> None:
         """Compare with what the server says of the streams, and go on where it can be gone on from.

@@ -43,8 +43,9 @@ from flows.recovery import Start, Store, open_store
 from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
 from flows.settings import Settings
-from models.records.columns import Batch, RawEntry, decode
+from models.records.columns import Batch, RawEntry
 from models.records.errors import ConfigError, GuardError, Unavailable
+from models.records.joint import decode_each
 from models.records.outputs import ShardOutput
 
 Raw: TypeAlias = tuple[str, list[RawEntry]]
@@ -155,12 +156,11 @@ def _wait(error: Unavailable) -> None:
 
 def decode_all(items: list[Raw]) -> list[Decoded]:
     """The batches of all shards of this worker as columns."""
+    batches = decode_each([entries for _, entries in items])
     decoded = []
-    for key, entries in items:
-        last = entries[-1]
-        batch = decode(entries)
+    for (key, entries), batch in zip(items, batches, strict=True):
         observe.read(batch)
-        decoded.append((key, (PART_OF[key], batch, f"{last.entry_ms}-{last.entry_seq}")))
+        decoded.append((key, (PART_OF[key], batch, f"{entries[-1].entry_ms}-{entries[-1].entry_seq}")))
     return decoded
 
 

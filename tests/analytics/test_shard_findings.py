@@ -130,7 +130,7 @@ def test_a_busy_job_whose_failures_are_pushed_out_is_judged_by_what_is_left() ->
     for i in range(3):
         _fail(log, i / 10, f"f{i}", commit_sha=None)
     for i in range(64):
-        _fail(log, 1 + i / 100, f"p{i}", outcome=Outcome.PASSED)
+        _fail(log, 1 + i / 100, f"p{i}", outcome=Outcome.PASSED, commit_sha=None)
     whole, _ = play(log.entries)
     restarted, _ = play(log.entries, sizes=one_by_one(), restores=lambda: True)
     assert standing(whole) == []

@@ -241,7 +241,7 @@ def test_one_round_over_all_shards_is_one_command(
     assert client.info("commandstats")["cmdstat_xread"]["calls"] == before + 1
 
 
-def test_an_idle_stream_never_blocks_and_is_asked_less_and_less_often(
+def test_an_idle_stream_never_blocks_and_is_asked_after_entries_could_gather(
     any_redis_url: str, client: Any, engines: Callable[..., Engine]
 ) -> None:
     engine = engines(any_redis_url)
@@ -257,9 +257,7 @@ def test_an_idle_stream_never_blocks_and_is_asked_less_and_less_often(
         assert awake is not None
         assert awake.tzinfo is UTC
         waits.append((awake - datetime.fromtimestamp(engine.clock.now_ms() / 1000, UTC)).total_seconds())
-    assert waits[0] == pytest.approx(0.002, abs=1e-4)
-    assert waits == sorted(waits)
-    assert waits[-1] == pytest.approx(0.020, abs=1e-4)
+    assert waits == pytest.approx([0.020] * 8, abs=1e-4)
 
 
 def test_a_backlog_is_read_at_once_in_batches_that_grow_and_stay_bounded_in_bytes(
