@@ -139,7 +139,7 @@ class Flow(Section):
 
     processes: Annotated[int, Field(ge=1, le=SHARDS)] = 1
     recovery_dir: Path | None = None
-    snapshot_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    snapshot_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     backup_seconds: Annotated[float, Field(ge=0)] = 0.0  # by how much backups of the recovery files may differ in age
     ephemeral: bool = False  # run without a recovery store: no cursor moves and nothing is trimmed
     metrics_host: Name = "127.0.0.1"
