@@ -23,10 +23,10 @@ def test_receivers_and_flow_are_restarted_in_turn_under_load_and_nobody_notices(
     deliveries = happen(rng.randrange(1 << 30), seconds=3600, weather=weather, epoch=time.time(), speed=180)
     pair = [Receiver(ground, "one"), Receiver(ground, "two")]
     with pair[0], pair[1], Flow(ground) as flow:
-        with Senders(deliveries, pair, ground.directory / "ledger", seconds=20) as senders:
+        with Senders(deliveries, pair, ground.directory / "ledger", seconds=60) as senders:
             flow.first_output()
             for turn in range(4):
-                taken = len(senders.answers) + rng.randint(20, 80)
+                taken = min(len(senders.answers) + rng.randint(10, 50), len(deliveries))
                 wait_until(lambda taken=taken: len(senders.answers) >= taken, within=30, what="more deliveries")  # type: ignore[misc]  # a default is no parameter
                 assert pair[turn % 2].end() == 0
                 pair[turn % 2].__enter__()
