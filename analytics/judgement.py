@@ -21,8 +21,9 @@ from models.scorers.rerun_passes import features
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
 """How long the end of a run is waited for after its last news."""
-CASE_KEPT_MS: Final = 600_000
-"""How long a case is kept after its last news once nothing more is waited for."""
+CASE_KEPT_MS: Final = 1_800_000
+"""How long a case is kept after its last news once nothing more is waited for. Jobs of one attempt that fail further
+apart are decided on without each other, so it must be longer than a job usually takes."""
 
 
 class _Touch(NamedTuple):

@@ -131,7 +131,7 @@ def test_three_copies_shuffled_within_five_minutes_decide_and_find_the_same(rng:
     sent = events(rng.randrange(1 << 30), hours=1.2)
     calm, storm = outcome(entries(sent, 1.2)), outcome(entries(stormy(sent, rng), 1.2))
     assert len(calm.decisions) > 50
-    assert len(calm.findings) > 2
+    assert calm.findings
     assert calm.failures <= storm.failures, "a run that failed before its jobs did is a failure of its own"
     assert differing(calm.decisions, storm.decisions) == {}
     assert differing(calm.findings, storm.findings) == {}
