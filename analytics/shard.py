@@ -341,8 +341,7 @@ class Shard:
                 "turns": self._turns,
             }
         )
-        packed: bytes = _PACKED.compress(state, asbytes=True)
-        return len(state).to_bytes(8, "little") + packed
+        return packed(state)
 
     @classmethod
     def restore(cls, data: bytes, resolve: Callable[[str], Rulebook], *, most_bad: int = 500) -> Self:
@@ -351,7 +350,7 @@ class Shard:
         Raises:
             ConfigError: of a version that this release does not read, or its rulebook is not to be had.
         """
-        said = msgspec.msgpack.decode(_PACKED.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True))
+        said = msgspec.msgpack.decode(unpacked(data))
         if said.get("v") != SNAPSHOT_VERSION:
             raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {SNAPSHOT_VERSION}")
         shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])
@@ -377,6 +376,18 @@ class Shard:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         for part in (self._runs, self._histories, self._cases):
             part.set_timers()
+
+
+def packed(state: bytes) -> bytes:
+    """A snapshot as it is handed over: the length of `state`, and `state` compressed."""
+    rest: bytes = _PACKED.compress(state, asbytes=True)
+    return len(state).to_bytes(8, "little") + rest
+
+
+def unpacked(data: bytes) -> bytes:
+    """The msgpack inside a snapshot."""
+    state: bytes = _PACKED.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True)
+    return state
 
 
 def _storable(text: str) -> str:

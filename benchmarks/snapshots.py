@@ -36,7 +36,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from analytics.rulebook import compose
-from analytics.shard import Shard
+from analytics.shard import Shard, unpacked
 from benchmarks.workload import Planned, Workload, cached, entries
 from connectors.redis_source import KEYS, PART_OF
 from flows.recovery import PARTITIONS
@@ -109,8 +109,8 @@ def _spread(values: list[float] | list[int]) -> dict[str, float]:
 
 
 def parts(state: bytes) -> dict[str, int]:
-    """What the largest parts of a snapshot are, in bytes."""
-    said = msgspec.msgpack.decode(state)
+    """What the largest parts of a snapshot are, in bytes before it is packed."""
+    said = msgspec.msgpack.decode(unpacked(state))
     sizes = {name: len(msgspec.msgpack.encode(value)) for name, value in said.items()}
     return dict(sorted(sizes.items(), key=lambda item: -item[1])[:6])
 

@@ -5,9 +5,12 @@ Tests that kill a server take `own_valkey` or `own_postgres`, which nobody else 
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
+import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +19,23 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+import structlog
 from psycopg import sql
 
 from flows.embedded import EmbeddedPostgres, EmbeddedValkey
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Undo what a test that runs a command in this process sets up for the whole of it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from analytics import rulebook as rulebooks
-from analytics.shard import _PACKED, FUTURE_MS, Shard, TooManyRejectsError
+from analytics.shard import FUTURE_MS, Shard, TooManyRejectsError, packed, unpacked
 from models.records import columns, event_pb2, payload
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import ConfigError
@@ -213,9 +213,7 @@ def test_a_rulebook_decides_from_its_control_entry_on() -> None:
 
 def test_a_snapshot_of_another_version_or_without_its_rulebook_is_refused() -> None:
     snapshot = fresh().snapshot()
-    state = _PACKED.decompress(snapshot[8:], int.from_bytes(snapshot[:8], "little"), asbytes=True)
-    newer = msgspec.msgpack.encode({**msgspec.msgpack.decode(state), "v": 99})
-    other = len(newer).to_bytes(8, "little") + _PACKED.compress(newer, asbytes=True)
+    other = packed(msgspec.msgpack.encode({**msgspec.msgpack.decode(unpacked(snapshot)), "v": 99}))
     with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 1"):
         Shard.restore(other, RESOLVE)
     with pytest.raises(ConfigError, match="no rulebook"):

@@ -93,7 +93,7 @@ def test_filled_shards_have_read_everything_and_are_measured_alike() -> None:
     said = costs(filled)
     assert said["total_bytes"] == sum(len(shard.snapshot()) for shard in filled)
     assert len({shard.stream_ms for shard in filled if shard.position}) > 1
-    assert sum(parts(filled[0].snapshot()).values()) < said["total_bytes"]
+    assert {"cases", "histories"} <= parts(filled[0].snapshot()).keys()
 
 
 def test_percentiles_come_from_raw_samples() -> None:
