@@ -20,6 +20,8 @@ MINUTE_MS: Final = 60_000
 BUCKETS: Final = 16
 """Bucket i counts durations below 2**i seconds, the last one all longer ones."""
 _FOLD_ROWS: Final = 8192
+_FOLD_TABLES: Final = 64
+"""What costs is the number of tables more than that of rows, and the end of an epoch is no time to find many."""
 _SEPARATOR: Final = "\x1f"
 
 _KEYS: Final = ("minute", "platform", "instance", "repository", "job_key", "bucket")
@@ -73,7 +75,7 @@ class Panes:
         table = pa.table({f.name: columns[f.name] for f in _SCHEMA}, schema=_SCHEMA)
         self._tables.append(table)
         self._rows += table.num_rows
-        if self._rows > _FOLD_ROWS:
+        if self._rows > _FOLD_ROWS or len(self._tables) > _FOLD_TABLES:
             self._fold()
 
     def _fold(self) -> None:
@@ -111,7 +113,7 @@ class Panes:
 
 
 def _summed(table: pa.Table) -> pa.Table:
-    sums = table.group_by(list(_KEYS), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
+    sums = table.combine_chunks().group_by(list(_KEYS), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
     renamed = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
     return renamed.select(_SCHEMA.names).cast(_SCHEMA)
 
