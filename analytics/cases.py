@@ -78,7 +78,7 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
         return [job for key, job in self.jobs.items() if key] or list(self.jobs.values())
 
     def view(self, jobs: list[FailedJob], *, ended: Outcome | None, given_up: bool) -> CaseView:
-        """The case as the policy sees it."""
+        """The case as the policy sees it; `jobs` in order of time."""
         return CaseView(
             self.platform,
             self.instance,
@@ -89,5 +89,5 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
             self.rerun_after,
             ended,
             given_up,
-            tuple(sorted(jobs, key=lambda job: (job.at_ms, job.failure_id))),
+            tuple(jobs),
         )

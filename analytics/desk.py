@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from analytics.causes import Causes
 from analytics.detectors.detector import JOB, JOB_RUN, Detector, Seen, milliseconds
 from analytics.findings import Context, Findings
 from analytics.memory import Timers
@@ -29,6 +30,7 @@ class Desk:
     def take(self, rulebook: Rulebook) -> None:
         """Make `rulebook` the one in force."""
         self.rulebook = rulebook
+        self.causes = Causes(rulebook.catalogue)
         self.by_job = [(d, milliseconds(d.within)) for d in rulebook.detectors if d.by == JOB]
         self.by_absence = [d for d in rulebook.detectors if d.by == JOB_RUN]
         self.repeated = [(d, within) for d, within in self.by_job if type(d).__name__ == "RepeatedFailure"]

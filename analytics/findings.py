@@ -8,7 +8,7 @@ raised: once all events are in, what stands does not depend on the order in whic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -21,8 +21,7 @@ from models.records.outputs import FindingRow, FindingState
 _MOST_EVENTS: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Where the shard stands while it says something."""
 
     shard: int

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
 from analytics.desk import MOST_REMEMBERED, Desk, visible
 from analytics.detectors.detector import Seen
 from analytics.memory import Generations
-from analytics.rows import Rows, split_job_run
+from analytics.rows import SEPARATOR, Rows, split_job_run
 from models.records.event import FAILING, Outcome
 
 MOST_IN_HISTORY: Final = 64
+
+Passed: TypeAlias = tuple[int, str, str]
+"""A pass as it is remembered until its job fails, if it does: when, which event, which job run."""
 
 
 @dataclass(slots=True)
@@ -21,6 +24,13 @@ class History:
 
     due_second: int
     seen: list[Seen]
+    failing: set[str | None] = field(default_factory=set)  # commits on which it failed
+    repeated: dict[int, bool] = field(default_factory=dict)  # by event time, as long as nothing changes
+
+    def changed(self) -> None:
+        """Note what follows from `seen`, which is not what it was."""
+        self.failing = {seen.commit_sha for seen in self.seen if seen.outcome in FAILING}
+        self.repeated.clear()
 
 
 class Histories:
@@ -30,23 +40,22 @@ class Histories:
         """Begin with none. `overtaken` is told of cases of which an earlier event of their job came after them."""
         self._desk: Final = desk
         self._histories: dict[str, History] = {}
-        self.early: Final[Generations[list[Seen]]] = Generations(MOST_REMEMBERED)
+        self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
         self.overtaken: Callable[[str, int], None] = _nobody
 
     def passed(self, rows: Rows, i: int, job_run: str) -> None:
         """Remember that a job passed: in its history if it failed on that commit, else for a while."""
         key, commit = rows.job_keys[i], rows.commits[i]
-        _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
-        new = Seen(rows.at[i], rows.ids[i], Outcome.PASSED, commit, pipeline_id, attempt)
         known = self._histories.get(key)
-        if known is not None and any(seen.commit_sha == commit and seen.outcome in FAILING for seen in known.seen):
-            self.remember(key, new, rows.positions[i])
+        if known is not None and commit in known.failing:
+            self.remember(key, _passed((rows.at[i], rows.ids[i], job_run), commit), rows.positions[i])
             return
-        early = self.early.young.get(key)
+        on_commit = f"{key}{SEPARATOR}{commit or ''}"
+        early = self.early.young.get(on_commit)
         if early is None:
-            self.early.put(key, [new])
+            self.early.put(on_commit, [(rows.at[i], rows.ids[i], job_run)])
             return
-        early.append(new)
+        early.append((rows.at[i], rows.ids[i], job_run))
         if len(early) > MOST_IN_HISTORY:
             early.remove(min(early))
 
@@ -59,16 +68,17 @@ class Histories:
         if known is None:
             due = desk.timers.at(desk.stream_ms + desk.kept_ms, "history", key)
             known = self._histories[key] = History(due, [])
-        elif any(seen.id == new.id for seen in known.seen):
+        elif new.id in [seen.id for seen in known.seen]:
             return
         history = known.seen
         overtaken = bool(history) and new < history[-1]
         history.append(new)
         if new.outcome in FAILING:
-            history.extend(self._passed_early(key, new.commit_sha))
+            history += self._passed_early(key, new.commit_sha)
         history.sort()
         full = len(history) > MOST_IN_HISTORY
         del history[:-MOST_IN_HISTORY]
+        known.changed()
         self._judge(key, history, position, outcome=None if full else new.outcome)
         if overtaken:
             for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
@@ -76,13 +86,9 @@ class Histories:
 
     def _passed_early(self, key: str, commit: str | None) -> list[Seen]:
         """Take out what passed on `commit` before its failure was known."""
-        taken: list[Seen] = []
-        for half in (self.early.young, self.early.old):
-            early = half.get(key)
-            if early:
-                taken += [seen for seen in early if seen.commit_sha == commit]
-                early[:] = [seen for seen in early if seen.commit_sha != commit]
-        return taken
+        on_commit = f"{key}{SEPARATOR}{commit or ''}"
+        taken = [half.pop(on_commit, ()) for half in (self.early.young, self.early.old)]
+        return [_passed(told, commit) for early in taken for told in early]
 
     def _judge(
         self, key: str, history: list[Seen], position: int, *, outcome: Outcome | None = None, at_ms: int | None = None
@@ -112,6 +118,7 @@ class Histories:
         """Let go of what no detector sees any more."""
         known = self._histories[key]
         known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - self._desk.kept_ms]
+        known.changed()
         if known.seen:
             known.due_second = self._desk.timers.at(known.seen[-1].at_ms + self._desk.kept_ms, "history", key)
         else:
@@ -120,7 +127,14 @@ class Histories:
     def is_repeated(self, job_key: str, at_ms: int) -> bool:
         """Whether a job had failed again and again by `at_ms`."""
         known = self._histories.get(job_key)
-        history = [seen for seen in known.seen if seen.at_ms <= at_ms] if known else []
+        if known is None:
+            return False
+        answer = known.repeated.get(at_ms)
+        if answer is None:
+            answer = known.repeated[at_ms] = self._repeats([seen for seen in known.seen if seen.at_ms <= at_ms], at_ms)
+        return answer
+
+    def _repeats(self, history: list[Seen], at_ms: int) -> bool:
         for detector, within_ms in self._desk.repeated:
             sees = visible(detector, history, at_ms - within_ms)
             if sees and detector.judge(sees, at_ms) is not None:
@@ -130,6 +144,7 @@ class Histories:
     def judge_anew(self, position: int) -> None:
         """Let new rules speak on what stands; they raise findings at the next event only."""
         for key, history in self._histories.items():
+            history.repeated.clear()
             if self._stands(key):
                 self._judge(key, history.seen, position, at_ms=self._desk.stream_ms)
 
@@ -155,7 +170,9 @@ class Histories:
         """Take what `state` gave."""
         histories, early = state
         self._histories = {key: History(due, [_seen(s) for s in seen]) for key, (due, seen) in histories.items()}
-        self.early.load([{key: [_seen(s) for s in seen] for key, seen in half.items()} for half in early])
+        for history in self._histories.values():
+            history.changed()
+        self.early.load([{key: [tuple(told) for told in passed] for key, passed in half.items()} for half in early])
 
 
 def _nobody(_case_key: str, _position: int) -> None:
@@ -165,3 +182,9 @@ def _nobody(_case_key: str, _position: int) -> None:
 def _seen(values: list[Any]) -> Seen:
     at, event, outcome, commit, pipeline, attempt, case = values
     return Seen(at, event, Outcome(outcome), commit, pipeline, attempt, case)
+
+
+def _passed(told: Passed, commit: str | None) -> Seen:
+    at, event, job_run = told
+    _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
+    return Seen(at, event, Outcome.PASSED, commit, pipeline_id, attempt)

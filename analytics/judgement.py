@@ -7,17 +7,18 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from analytics.cases import Case, Job
+from analytics.causes import Cause
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import Seen
 from analytics.findings import Context
 from analytics.histories import Histories
 from analytics.memory import Generations
 from analytics.policy.decide import Decision, FailedJob, decide
-from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Rows, case_key_of
-from analytics.signatures.catalogue import Signature, facts_of
+from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Detail, Rows, case_key_of
 from models.records.event import Outcome, case_id, uuid5_text
-from models.records.outputs import DecisionRow, Diagnosis, Failure
+from models.records.outputs import DecisionRow, Failure
 from models.scorers.rerun_passes import features
+from models.scorers.scorer import Features
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
 """How long the end of a run is waited for after its last news."""
@@ -43,14 +44,12 @@ class _Touch(NamedTuple):
 class _Diagnosed(NamedTuple):
     """A failure that waits for its score."""
 
-    detail: dict[str, Any]
+    detail: Detail
     job: Job
     case: Case
-    signature: Signature | None
-    diagnosis: Diagnosis
+    cause: Cause
     late: bool
     where: Context
-    features: dict[str, float | str]
 
 
 class Cases:
@@ -82,28 +81,38 @@ class Cases:
             return
         if case is None:
             case = self._case(key, rows.details[i], at)
-        is_run = code != JOB_FAILED or rows.details[i]["job_id"] is None
-        if is_run and (case.ended is None or (at, outcome) > (case.ended_ms, case.ended)):
+        if (code != JOB_FAILED or rows.details[i].job_id is None) and (
+            case.ended is None or (at, outcome) > (case.ended_ms, case.ended)
+        ):
             case.ended, case.ended_ms = outcome, at
         if code == RUN_FAILED:
-            case.is_deploy = case.is_deploy or bool(rows.details[i]["is_deploy"])
-            case.is_fork = case.is_fork or bool(rows.details[i]["is_fork"])
+            case.is_deploy = case.is_deploy or bool(rows.details[i].is_deploy)
+            case.is_fork = case.is_fork or bool(rows.details[i].is_fork)
         if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
             self._failed(case, rows, i)
         case.newest_ms = max(case.newest_ms, at)
         self._touch(case, rows.received[i], rows.positions[i])
 
-    def _case(self, key: str, detail: dict[str, Any], at: int) -> Case:
-        names = {n: detail[n] for n in ("instance", "repository", "pipeline_id", "workflow_id", "attempt")}
+    def _case(self, key: str, detail: Detail, at: int) -> Case:
         case = Case(
             key=key,
-            case_id=case_id(**names),
-            platform=detail["platform"],
-            commit_sha=detail["commit_sha"],
-            branch=detail["branch"],
-            rerun_after=detail["rerun_after"] if detail["rerun_after"] in {"job", "run"} else None,
+            case_id=case_id(
+                instance=detail.instance,
+                repository=detail.repository,
+                pipeline_id=detail.pipeline_id,
+                workflow_id=detail.workflow_id,
+                attempt=detail.attempt,
+            ),
+            platform=detail.platform,
+            instance=detail.instance,
+            repository=detail.repository,
+            pipeline_id=detail.pipeline_id,
+            workflow_id=detail.workflow_id,
+            attempt=detail.attempt,
+            commit_sha=detail.commit_sha,
+            branch=detail.branch,
+            rerun_after=detail.rerun_after if detail.rerun_after in {"job", "run"} else None,
             newest_ms=at,
-            **names,
         )
         case.revision = before if (before := self.retired.get(key)) is not None else -1
         ended = self.run_ends.get(key)
@@ -114,63 +123,36 @@ class Cases:
 
     def _failed(self, case: Case, rows: Rows, i: int) -> None:
         """Explain one failed job and put it into its case and its history."""
-        detail, desk = rows.details[i], self._desk
-        text, reason, exit_code = (detail[f"failure_{name}"] for name in ("excerpt", "reason", "exit_code"))
-        told = {n: detail[n] for n in ("platform", "outcome", "step")}
-        facts = facts_of(**told, reason=reason, exit_code=exit_code)
-        match = desk.rulebook.catalogue.match(detail["platform"], facts, text)
-        signature = match.signature if match else None
-        job = _job(detail, signature, job_key=rows.job_keys[i], at_ms=rows.at[i])
-        name = detail["job_id"] or detail["job_name"] or ""
+        detail, desk, position = rows.details[i], self._desk, rows.positions[i]
+        cause = desk.causes.of(detail)
+        job = _job(detail, cause, rows.job_keys[i], rows.at[i])
+        name = detail.job_id or detail.job_name or ""
         known = case.jobs.get(name)
         if known is None or (known.at_ms, known.failure_id) < (job.at_ms, job.failure_id):
             case.jobs[name] = job
-        said = reason or detail["step"] or text
-        self._diagnosed.append(
-            _Diagnosed(
-                detail=detail,
-                job=job,
-                case=case,
-                signature=signature,
-                diagnosis=Diagnosis.MATCHED if signature else Diagnosis.NO_PATTERN if said else Diagnosis.NO_TEXT,
-                late=job.at_ms <= desk.stream_ms - desk.kept_ms,
-                where=desk.where(rows.positions[i]),
-                features=features(
-                    **told,
-                    attempt=detail["attempt"],
-                    failed_jobs=1,
-                    signature=job.signature,
-                    category=signature.category.value if signature else None,
-                    reason=reason,
-                    trigger=detail["trigger"],
-                    is_default_branch=detail["is_default_branch"],
-                    duration_ms=detail["duration_ms"],
-                    exit_code=exit_code,
-                ),
-            )
-        )
-        if detail["job_name"] is not None:
-            outcome, commit = OUTCOMES[rows.outcomes[i]], detail["commit_sha"]
+        late = job.at_ms <= desk.stream_ms - desk.kept_ms
+        self._diagnosed.append(_Diagnosed(detail, job, case, cause, late, desk.where(position)))
+        if detail.job_name is not None:
+            outcome, commit = OUTCOMES[rows.outcomes[i]], detail.commit_sha
             seen = Seen(job.at_ms, job.failure_id, outcome, commit, case.pipeline_id, case.attempt, case.key)
-            self._histories.remember(job.job_key, seen, rows.positions[i])
+            self._histories.remember(job.job_key, seen, position)
 
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
-        waiting = case.ended is None and not case.given_up
-        wait = RUN_PATIENCE_MS if waiting else CASE_KEPT_MS
-        case.due_second = self._desk.timers.at(self._desk.stream_ms + wait, "case", case.key)
-        jobs = [(job, self._histories.is_repeated(job.job_key, job.at_ms)) for job in case.failed_jobs()]
+        desk, repeated = self._desk, self._histories.is_repeated
+        wait = RUN_PATIENCE_MS if case.ended is None and not case.given_up else CASE_KEPT_MS
+        case.due_second = desk.timers.at(desk.stream_ms + wait, "case", case.key)
         self._touches.append(
             _Touch(
-                case=case,
-                jobs=jobs,
-                ended=case.ended,
-                given_up=case.given_up,
-                in_deploy=case.is_deploy,
-                in_fork=case.is_fork,
-                received_ms=received_ms,
-                newest_ms=case.newest_ms,
-                where=self._desk.where(position),
+                case,
+                [(job, repeated(job.job_key, job.at_ms)) for job in case.failed_jobs()],
+                case.ended,
+                case.given_up,
+                case.is_deploy,
+                case.is_fork,
+                received_ms,
+                case.newest_ms,
+                desk.where(position),
             )
         )
 
@@ -195,10 +177,11 @@ class Cases:
 
     def conclude(self) -> None:
         """Score all failures of the batch at once, then decide, in the order of the walk."""
-        scores = self._desk.rulebook.scorer.score([d.features for d in self._diagnosed]) if self._diagnosed else []
-        for diagnosed, score in zip(self._diagnosed, scores, strict=True):
-            diagnosed.job.score, diagnosed.job.top = score.value, score.top
-            self.failures.append(self._failure_row(diagnosed))
+        if self._diagnosed:
+            scores = self._desk.rulebook.scorer.score([_features(d) for d in self._diagnosed])
+            for diagnosed, score in zip(self._diagnosed, scores, strict=True):
+                diagnosed.job.score, diagnosed.job.top = score.value, score.top
+                self.failures.append(_failure_row(diagnosed, score.version))
         for touch in self._touches:
             self._decide(touch)
         self._diagnosed, self._touches = [], []
@@ -206,32 +189,35 @@ class Cases:
     def _decide(self, touch: _Touch) -> None:
         """Decide on a case as it stood; say so if verdict, reason, calls or jobs are not what was said last."""
         case = touch.case
-        run = {"in_deploy": touch.in_deploy, "in_fork": touch.in_fork}
-        views = [job.view(**run, repeated=repeated) for job, repeated in touch.jobs]
+        views = [
+            job.view(in_deploy=touch.in_deploy, in_fork=touch.in_fork, repeated=repeated)
+            for job, repeated in touch.jobs
+        ]
+        views.sort(key=_by_time)
         decision = decide(case.view(views, ended=touch.ended, given_up=touch.given_up), self._desk.rulebook.policy)
-        calls = msgspec.json.encode(decision.calls).decode()
-        covered = sorted(view.failure_id for view in views)
+        calls = msgspec.json.encode(decision.calls).decode() if decision.calls else "[]"
+        covered = sorted([view.failure_id for view in views])
         said = [decision.verdict.value, decision.reason.value, calls, covered]
         if said != case.last:
             case.last = said
             case.revision += 1
-            self.decisions.append(self._decision_row(touch, decision, views, calls))
+            self.decisions.append(self._decision_row(touch, decision, views, said))
 
-    def _decision_row(self, touch: _Touch, decision: Decision, views: list[FailedJob], calls: str) -> DecisionRow:
-        case, rulebook = touch.case, self._desk.rulebook
-        top = min(touch.jobs, key=lambda j: (j[0].score is None, j[0].score or 0.0, j[0].failure_id))[0].top
+    def _decision_row(self, touch: _Touch, decision: Decision, views: list[FailedJob], said: list[Any]) -> DecisionRow:
+        case, rulebook, where = touch.case, self._desk.rulebook, touch.where
+        verdict, reason, calls, covered = said
         explanation = {
-            "jobs": [dict(zip(FailedJob._fields, view, strict=True)) for view in sorted(views, key=_by_time)],
+            "jobs": [view._asdict() for view in views],
             "run_ended": touch.ended,
             "rerun_after": case.rerun_after,
-            "score_moved_by": top,
+            "score_moved_by": _worst(touch.jobs).top,
         }
         return DecisionRow(
             decision_id=uuid5_text("decision", case.case_id, str(case.revision)),
             case_id=case.case_id,
             revision=case.revision,
-            shard=touch.where.shard,
-            position=touch.where.position,
+            shard=where.shard,
+            position=where.position,
             platform=case.platform,
             instance=case.instance,
             repository=case.repository,
@@ -240,45 +226,20 @@ class Cases:
             attempt=case.attempt,
             commit_sha=case.commit_sha,
             branch=case.branch,
-            verdict=decision.verdict.value,
-            reason=decision.reason.value,
+            verdict=verdict,
+            reason=reason,
             mode=rulebook.policy.mode,
             action=decision.action,
             calls=calls,
-            jobs=sorted(view.failure_id for view in views),
+            jobs=covered,
             signature=decision.signature,
             score=decision.score,
             model=rulebook.scorer.version,
             explanation=msgspec.json.encode(explanation).decode(),
             occurred_ms=touch.newest_ms,
             received_ms=touch.received_ms,
-            at_ms=touch.where.at_ms,
-            rulebook=touch.where.rulebook,
-        )
-
-    def _failure_row(self, diagnosed: _Diagnosed) -> Failure:
-        detail, job = diagnosed.detail, diagnosed.job
-        signature = diagnosed.signature
-        same = {n: detail[n] for n in _SAME}
-        return Failure(
-            failure_id=job.failure_id,
-            case_id=diagnosed.case.case_id,
-            shard=diagnosed.where.shard,
-            position=diagnosed.where.position,
-            occurred_ms=job.at_ms,
-            reason=detail["failure_reason"],
-            exit_code=detail["failure_exit_code"],
-            excerpt=detail["failure_excerpt"],
-            diagnosis=diagnosed.diagnosis.value,
-            signature=job.signature,
-            category=signature.category.value if signature else None,
-            transient=signature.transient if signature else None,
-            cause=signature.cause if signature else None,
-            score=job.score,
-            model=self._desk.rulebook.scorer.version,
-            late=diagnosed.late,
-            rulebook=diagnosed.where.rulebook,
-            **same,
+            at_ms=where.at_ms,
+            rulebook=where.rulebook,
         )
 
     def set_timers(self) -> None:
@@ -298,42 +259,86 @@ class Cases:
         self.retired.load(retired)
 
 
-_SAME: Final = (
-    "platform",
-    "instance",
-    "repository",
-    "pipeline_id",
-    "workflow_id",
-    "attempt",
-    "job_id",
-    "workflow",
-    "job_name",
-    "commit_sha",
-    "branch",
-    "author",
-    "outcome",
-    "received_ms",
-    "duration_ms",
-    "step",
-    "url",
-)
-
-
-def _job(detail: dict[str, Any], signature: Signature | None, *, job_key: str, at_ms: int) -> Job:
+def _job(detail: Detail, cause: Cause, job_key: str, at_ms: int) -> Job:
     return Job(
-        failure_id=detail["id"],
-        job_id=detail["job_id"],
-        job_key=job_key,
-        at_ms=at_ms,
-        signature=signature.name if signature else None,
-        transient=bool(signature and signature.transient),
-        hard_stop=bool(signature and signature.hard_stop),
-        is_deploy=bool(detail["is_deploy"]),
-        is_fork=bool(detail["is_fork"]),
-        allow_failure=bool(detail["allow_failure"]),
-        native_retries=detail["native_retries"] or 0,
+        detail.id,
+        detail.job_id,
+        job_key,
+        at_ms,
+        cause.signature,
+        bool(cause.transient),
+        cause.hard_stop,
+        bool(detail.is_deploy),
+        bool(detail.is_fork),
+        bool(detail.allow_failure),
+        detail.native_retries or 0,
+    )
+
+
+def _features(diagnosed: _Diagnosed) -> Features:
+    detail, cause = diagnosed.detail, diagnosed.cause
+    return features(
+        platform=detail.platform,
+        outcome=detail.outcome,
+        attempt=detail.attempt,
+        failed_jobs=1,
+        signature=cause.signature,
+        category=cause.category,
+        reason=detail.failure_reason,
+        step=detail.step,
+        trigger=detail.trigger,
+        is_default_branch=detail.is_default_branch,
+        duration_ms=detail.duration_ms,
+        exit_code=detail.failure_exit_code,
+    )
+
+
+def _failure_row(diagnosed: _Diagnosed, model: str) -> Failure:
+    detail, job, case, cause, late, where = diagnosed
+    return Failure(
+        failure_id=job.failure_id,
+        case_id=case.case_id,
+        shard=where.shard,
+        position=where.position,
+        platform=detail.platform,
+        instance=detail.instance,
+        repository=detail.repository,
+        pipeline_id=detail.pipeline_id,
+        workflow_id=detail.workflow_id,
+        attempt=detail.attempt,
+        job_id=detail.job_id,
+        workflow=detail.workflow,
+        job_name=detail.job_name,
+        commit_sha=detail.commit_sha,
+        branch=detail.branch,
+        author=detail.author,
+        outcome=detail.outcome,
+        occurred_ms=job.at_ms,
+        received_ms=detail.received_ms,
+        duration_ms=detail.duration_ms,
+        exit_code=detail.failure_exit_code,
+        reason=detail.failure_reason,
+        step=detail.step,
+        excerpt=detail.failure_excerpt,
+        diagnosis=cause.diagnosis,
+        signature=cause.signature,
+        category=cause.category,
+        transient=cause.transient,
+        cause=cause.words,
+        score=job.score,
+        model=model,
+        late=late,
+        rulebook=where.rulebook,
+        url=detail.url,
     )
 
 
 def _by_time(job: FailedJob) -> tuple[int, str]:
     return job.at_ms, job.failure_id
+
+
+def _worst(jobs: list[tuple[Job, bool]]) -> Job:
+    """The job whose rerun is least likely to pass."""
+    if len(jobs) == 1:
+        return jobs[0][0]
+    return min((job for job, _ in jobs), key=lambda job: (job.score is None, job.score or 0.0, job.failure_id))

@@ -58,6 +58,15 @@ class Ids:
         self._young_blob: list[bytes] = []
         self._old_blob = b""
 
+    def take_all(self, ids: list[str]) -> bool:
+        """See all of `ids`, unless one of them was seen before or stands there twice; whether that was done."""
+        new = set(ids)
+        if len(new) < len(ids) or not self.young.isdisjoint(new) or not self.old.isdisjoint(new):
+            return False
+        self.young |= new
+        self.fresh += ids
+        return True
+
     def turn(self) -> None:
         """Forget the older half."""
         self._settle()

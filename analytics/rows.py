@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,13 +53,45 @@ def case_key_of(job_run: str) -> str:
     return job_run.rpartition(SEPARATOR)[0]
 
 
+class Detail(NamedTuple):
+    """What a row that failed says of itself; the names are those of the columns."""
+
+    id: str
+    platform: str
+    instance: str
+    repository: str
+    pipeline_id: str
+    workflow_id: str | None
+    attempt: int
+    job_id: str | None
+    workflow: str | None
+    job_name: str | None
+    commit_sha: str | None
+    branch: str | None
+    author: str | None
+    outcome: str
+    received_ms: int
+    duration_ms: int | None
+    step: str | None
+    url: str | None
+    trigger: str | None
+    is_default_branch: bool | None
+    is_deploy: bool | None
+    is_fork: bool | None
+    allow_failure: bool | None
+    native_retries: int | None
+    rerun_after: str | None
+    failure_reason: str | None
+    failure_exit_code: int | None
+    failure_excerpt: str | None
+
+
 class Rows:
     """The rows of one batch as lists and arrays, in log order."""
 
     def __init__(self, batch: Batch, stream_ms: int, *, future_ms: int, lateness_ms: int) -> None:
         """Prepare `batch`, before which stream time stood at `stream_ms`."""
         events = batch.events
-        self.events: Final = events
         self.count: Final = events.num_rows
         entry_ms, received_ms = _ints(events, "entry_ms"), _ints(events, "received_ms")
         self.positions: Final[list[int]] = events.column("position").to_pylist()
@@ -86,10 +118,7 @@ class Rows:
         codes = np.where(is_job, _JOB_CODES[outcome], _RUN_CODES[outcome]) if self.count else np.zeros(0, np.int8)
         self.codes: Final[list[int]] = codes.tolist()
         self.outcomes: Final[list[int]] = outcome.tolist()
-        failing = np.flatnonzero((codes == JOB_FAILED) | (codes == RUN_FAILED))
-        self.details: Final[dict[int, dict[str, Any]]] = dict(
-            zip(failing.tolist(), events.take(pa.array(failing)).to_pylist(), strict=True)
-        )
+        self.details: Final = _details(events, np.flatnonzero((codes == JOB_FAILED) | (codes == RUN_FAILED)))
         self._panes = _pane_columns(
             events, jobs, at=at, stream=stream, codes=codes, running=outcome == _RUNNING, lateness_ms=lateness_ms
         )
@@ -107,6 +136,12 @@ class Rows:
             part = column[first:end]
             columns[name] = part if mask is None else part.filter(mask) if isinstance(part, pa.Array) else part[keep]
         return columns
+
+
+def _details(events: pa.RecordBatch, rows: Ints) -> dict[int, Detail]:
+    told = events.select(Detail._fields).take(pa.array(rows))
+    columns = [column.to_pylist() for column in told.columns]
+    return dict(zip(rows.tolist(), map(Detail._make, zip(*columns, strict=True)), strict=True))
 
 
 def _ints(events: pa.RecordBatch, name: str) -> Ints:

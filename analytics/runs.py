@@ -8,9 +8,12 @@ from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import Seen
 from analytics.memory import Durations, Generations
 from analytics.panes import MINUTE_MS
-from analytics.rows import OUTCOMES, Rows, split_job_run
+from analytics.rows import OUTCOMES, split_job_run
 from models.records.event import Outcome
 
+_WORDS: Final = tuple(outcome.value for outcome in OUTCOMES)
+_QUEUED: Final = Outcome.QUEUED.value
+_RUNNING: Final = Outcome.RUNNING.value
 TRUST_MS: Final = 3_600_000
 """A source that delivered nothing for so long is not known to deliver, and absence proves nothing."""
 
@@ -35,23 +38,24 @@ class Runs:
         if known is not None and known[5]:
             self._absent_no_more(job_run, position)
 
-    def started(self, rows: Rows, i: int, job_run: str) -> None:
+    def started(self, job_run: str, at: int, event: str, job_key: str, outcome: int, position: int) -> None:
         """Enter a job that was queued or has begun, and look again when it should have ended."""
-        desk = self._desk
-        at = rows.at[i]
-        if desk.first_look_ms is None or self.ended_early.get(job_run) or at <= desk.stream_ms - desk.absent_ms:
+        desk, early = self._desk, self.ended_early
+        if desk.first_look_ms is None or job_run in early.young or job_run in early.old:
             return
-        outcome = OUTCOMES[rows.outcomes[i]]
+        if at <= desk.stream_ms - desk.absent_ms:
+            return
+        word, both = _WORDS[outcome], False
         known = self._running.get(job_run)
         if known is not None:
-            known[6] = known[6] or known[3] != outcome
-            if outcome is Outcome.QUEUED or known[3] == Outcome.RUNNING:
+            both = known[6] = known[6] or known[3] != word
+            if word == _QUEUED or known[3] == _RUNNING:
                 return
             if known[5]:
-                self._absent_no_more(job_run, rows.positions[i])
-        due = desk.timers.at(max(at + desk.first_look_ms, desk.stream_ms), "run", job_run)
-        both = known is not None and known[6]
-        self._running[job_run] = [at, rows.ids[i], rows.job_keys[i], outcome.value, due, False, both]
+                self._absent_no_more(job_run, position)
+        look = at + desk.first_look_ms
+        due = desk.timers.at(max(desk.stream_ms, look), "run", job_run)
+        self._running[job_run] = [at, event, job_key, word, due, False, both]
 
     def look(self, job_run: str, second: int, position: int) -> None:
         """Judge a job run that should have ended by now."""

@@ -127,6 +127,7 @@ class Shard:
     def _begin(self) -> None:
         """Set up what lasts for one batch."""
         self._dropped: list[int] = []
+        self._some_seen = True
         self._paned = 0
         self._aggregates: list[Aggregate] = []
         self._dead_letters: list[DeadLetter] = []
@@ -143,7 +144,10 @@ class Shard:
             if minute not in self._open_minutes:
                 self._open_minutes.add(minute)
                 self._desk.timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
-        walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, strict=True))
+        # With no duplicate among them, and no turn of what is remembered, they need not be looked up one by one.
+        turns = max(rows.stream, default=0) // TURN_MS > self.stream_ms // TURN_MS
+        self._some_seen = turns or not self._ids.take_all(rows.ids)
+        walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, rows.at, strict=True))
         done = 0
         for mark in batch.marks:
             self._walk(rows, islice(walk, mark.row - done))
@@ -162,31 +166,37 @@ class Shard:
         findings.said, cases.failures, cases.decisions = [], [], []
         return said
 
-    def _walk(self, rows: Rows, part: Iterable[tuple[int, str, int, int, str]]) -> None:
+    def _walk(self, rows: Rows, part: Iterable[tuple[int, str, int, int, str, int]]) -> None:
         """Take rows one by one, in log order."""
-        desk, ids, runs = self._desk, self._ids, self._runs
-        for i, event, stream, code, job_run in part:
+        desk, timers, runs, sources = self._desk, self._desk.timers, self._runs, self._runs.sources
+        instances, job_keys, outcomes, positions = rows.instances, rows.job_keys, rows.outcomes, rows.positions
+        some_seen = self._some_seen
+        for i, event, stream, code, job_run, at in part:
             if stream > desk.stream_ms:
                 desk.stream_ms = stream
-                if stream >= desk.timers.next_ms:
-                    self._fire(rows.positions[i], i)
-            if event in ids.young or event in ids.old:
-                self._dropped.append(i)
+                if stream >= timers.next_ms:
+                    self._fire(positions[i], i)
+            if (some_seen and not self._is_new(event, i)) or code == OTHER:
                 continue
-            ids.young.add(event)
-            ids.fresh.append(event)
-            if code == OTHER:
-                continue
-            runs.sources[rows.instances[i]] = stream
+            sources[instances[i]] = stream
             if code == JOB_STARTED:
-                runs.started(rows, i, job_run)
+                runs.started(job_run, at, event, job_keys[i], outcomes[i], positions[i])
                 continue
             if code < RUN_ENDED:
-                runs.ended(job_run, rows.positions[i])
+                runs.ended(job_run, positions[i])
             if code == JOB_PASSED:
                 self._histories.passed(rows, i, job_run)
             elif code != JOB_ENDED:
                 self._cases.trouble(rows, i, job_run, code)
+
+    def _is_new(self, event: str, row: int) -> bool:
+        ids = self._ids
+        if event in ids.young or event in ids.old:
+            self._dropped.append(row)
+            return False
+        ids.young.add(event)
+        ids.fresh.append(event)
+        return True
 
     def _fire(self, position: int, row: int) -> None:
         """Do all that is due, second by second, before the entry at `position`, or row `row`, is looked at."""

@@ -40,9 +40,10 @@ from analytics.shard import Shard, unpacked
 from benchmarks.workload import Planned, Workload, cached, entries
 from connectors.redis_source import KEYS, PART_OF
 from flows.recovery import PARTITIONS
-from models.records.columns import Batch, RawEntry, decode
+from models.records.columns import Batch, decode
 from models.records.entry import Encoding
 from models.records.event import SHARDS
+from models.records.raw import RawEntry
 
 _RATE: Final = 1000.0
 _OPEN_RUNS: Final = 40_000

@@ -10,14 +10,13 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import repeat
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import redis
 
 from connectors.redis_streams import GROUP, log_key
 from connectors.redis_wire import Command, connect, pipelined
-from models.records.columns import RawEntry
+from models.records.raw import RawEntries
 
 GapKind: TypeAlias = Literal["lost_tail", "trimmed"]
 EntryId: TypeAlias = tuple[int, int]
@@ -84,7 +83,7 @@ class Tail:
     reached: Point
     key: str = field(init=False)
     count: int = _FIRST_COUNT
-    buffered: list[RawEntry] = field(default_factory=list)
+    buffered: RawEntries = field(default_factory=RawEntries)
     full: bool = False  # the last read came back with as much as it had asked for
     checked: bool = False
     durable: Point | None = None  # not yet told to the server
@@ -92,9 +91,9 @@ class Tail:
     def __post_init__(self) -> None:
         self.key = log_key(self.shard)
 
-    def take(self) -> list[RawEntry]:
+    def take(self) -> RawEntries:
         """What is buffered; from now on it counts as emitted."""
-        taken, self.buffered = self.buffered, []
+        taken, self.buffered = self.buffered, RawEntries()
         self.emitted = self.reached
         return taken
 
@@ -113,8 +112,7 @@ class Tail:
         ids, fields = zip(*entries, strict=True)
         numbers = list(map(int, b"-".join(ids).decode().split("-")))  # in bulk: this is half of what reading costs
         positions = range(self.reached.position + 1, self.reached.position + len(ids) + 1)
-        rows = zip(positions, numbers[::2], numbers[1::2], map(tuple, fields), strict=True)
-        self.buffered = list(map(tuple.__new__, repeat(RawEntry), rows))
+        self.buffered = RawEntries(positions, numbers[::2], numbers[1::2], fields)
         self.reached = Point(ids[-1].decode(), positions[-1], self.reached.skew)
         self.full = len(entries) >= self.count
         size = sum(len(pair[-1]) for pair in fields) // len(ids)

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.redis_reader import GapKind, Point, Reader, SourceHooks, Tail
-from models.records.columns import RawEntry
 from models.records.event import SHARDS
+from models.records.raw import RawEntries
 
 __all__ = ["KEYS", "PART_OF", "GapKind", "Lead", "ShardSource", "SourceHooks"]
 
@@ -80,7 +80,7 @@ class Lead:
         self._ended = self._monotonic()
 
 
-class ShardPartition(StatefulSourcePartition[tuple[str, list[RawEntry]], State]):  # type: ignore[misc]  # bytewax is not typed
+class ShardPartition(StatefulSourcePartition[tuple[str, RawEntries], State]):  # type: ignore[misc]  # bytewax is not typed
     """One shard. Never blocks longer than the socket's time-out, and never fails for what will pass."""
 
     def __init__(
@@ -102,12 +102,12 @@ class ShardPartition(StatefulSourcePartition[tuple[str, list[RawEntry]], State])
         self._snapshot: Point | None = None
         self._batches = 0
 
-    def next_batch(self) -> list[tuple[str, list[RawEntry]]]:
+    def next_batch(self) -> list[tuple[str, RawEntries]]:
         """What came since, as batches of entries in log order."""
         self._prove_durable()
         self._batches += 1
         wanted = self._lead.poll()
-        came: list[tuple[str, list[RawEntry]]] = []
+        came: list[tuple[str, RawEntries]] = []
         while len(came) < wanted and (self._tail.full or not came):
             self._reader.poll(self._tail)
             if not self._tail.buffered:
@@ -142,7 +142,7 @@ class ShardPartition(StatefulSourcePartition[tuple[str, list[RawEntry]], State])
         self._closed()
 
 
-class ShardSource(FixedPartitionedSource[tuple[str, list[RawEntry]], State]):  # type: ignore[misc]  # bytewax is not typed
+class ShardSource(FixedPartitionedSource[tuple[str, RawEntries], State]):  # type: ignore[misc]  # bytewax is not typed
     """All shards. Items are (state key, entries of one shard in log order)."""
 
     def __init__(

@@ -26,11 +26,12 @@ from connectors.postgres_queries import Row, dead_letter, mark_replayed
 from connectors.redaction import Redactor
 from flows.settings import Source
 from models.records import entry as wire
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import InputError, MalformedPayload
 from models.records.event import Event, FailureContext, Metadata
 from models.records.payload import from_json, to_json
+from models.records.raw import RawEntry
 
 Append = Callable[[Sequence[Delivery]], int]
 

@@ -43,12 +43,13 @@ from flows.recovery import Start, Store, open_store
 from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
 from flows.settings import Settings
-from models.records.columns import Batch, RawEntry
+from models.records.columns import Batch
 from models.records.errors import ConfigError, GuardError, Unavailable
 from models.records.joint import decode_each
 from models.records.outputs import ShardOutput
+from models.records.raw import RawEntries
 
-Raw: TypeAlias = tuple[str, list[RawEntry]]
+Raw: TypeAlias = tuple[str, RawEntries]
 Decoded: TypeAlias = tuple[str, tuple[int, Batch, str]]
 Said: TypeAlias = tuple[ShardOutput, Progress]
 

@@ -14,11 +14,12 @@ import msgspec
 
 from connectors.delivery import Delivery
 from connectors.redaction import Redactor
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import MalformedPayload
 from models.records.event import Event, shard_of
 from models.records.payload import from_json, to_bytes, to_json, to_packed
+from models.records.raw import RawEntry
 
 _READ_BYTES: Final = 1 << 20
 _MOST_IN_A_PACK: Final = 500

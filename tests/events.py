@@ -8,9 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from models.records import payload
-from models.records.columns import MAX_ID_LENGTH, RawEntry
+from models.records.columns import MAX_ID_LENGTH
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import Event, EventType, FailureContext, Metadata, Outcome, event_id
+from models.records.raw import RawEntry
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TYPES = {

@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, get_args
+from zlib import crc32
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import ptars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from models.records import event_pb2
-from models.records.entry import HEADER_BYTES, Encoding, Kind, check, read_field
+from models.records.entry import HEADER_BYTES, KNOWN_FIELDS, MAX_RECEIVED_MS, Encoding, Kind, check, read_field
 from models.records.errors import InputError, MalformedPayload
 from models.records.event import Event, EventType, FailureContext, Metadata, Outcome, PlatformName
+from models.records.raw import RawEntries, RawEntry
 
 _ARROW: Final[dict[Any, pa.DataType]] = {
     str: pa.string(),
@@ -83,15 +86,6 @@ ENTRY_SCHEMA: Final = pa.schema(
 BATCH_SCHEMA: Final = pa.schema([*ENTRY_SCHEMA, *EVENT_SCHEMA])
 
 
-class RawEntry(NamedTuple):
-    """One stream entry as read. `position` is its running count in the shard, from 1."""
-
-    position: int
-    entry_ms: int
-    entry_seq: int
-    fields: tuple[bytes, ...]  # name, value, name, value, ...: ours have exactly one of each
-
-
 class Mark(NamedTuple):
     """An entry that is not rows of events: heartbeat, control, evidence, outcome, reject, or one that cannot be read.
 
@@ -110,10 +104,6 @@ class Mark(NamedTuple):
     part: int = 0  # which event of a packed entry, where only that one is bad
 
 
-_Payload: TypeAlias = tuple[RawEntry, int, bytes]
-"""An entry, its received_at and its payload: a plain tuple, since there is one for each entry there is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Entries of one shard in log order. `events` has BATCH_SCHEMA; `last` is the position of the last entry."""
@@ -123,6 +113,9 @@ class Batch:
     last: int
     entries: int
 
+
+Ints = npt.NDArray[np.int64]
+_HEAD: Final = np.dtype([("crc", "<u4"), ("received_ms", "<u8")])
 
 _POOL: Final = ptars.HandlerPool(
     [event_pb2.DESCRIPTOR], ptars.PtarsConfig(list_nullable=True, list_value_nullable=True)
@@ -161,39 +154,81 @@ for _place in range(36):
 _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
 
 
+class _Block(NamedTuple):
+    """Event entries of one encoding: their places in `raw`, when they were received (Unix ms), their payloads."""
+
+    raw: RawEntries
+    places: Ints
+    received: Ints
+    payloads: list[bytes]
+
+    def part(self, first: int, end: int) -> _Block:
+        """Those from `first` to before `end`."""
+        return _Block(self.raw, self.places[first:end], self.received[first:end], self.payloads[first:end])
+
+    def bad(self, i: int, told: bytes, error: InputError, part: int = 0) -> Mark:
+        """The mark of the i-th, of which `told` goes to the dead letters."""
+        return _bad(self.raw[int(self.places[i])], int(self.received[i]), told, error, part)
+
+
 def decode(entries: Sequence[RawEntry]) -> Batch:
     """`entries`, of one shard and in log order, as columns and marks.
 
     Nothing is raised for bad entries and nothing is dropped. The result of each entry is independent of its neighbours.
     """
-    blocks: dict[Encoding, list[_Payload]] = {}
+    raw = RawEntries.of(entries)
     others: list[Mark] = []
-    for entry in entries:
-        fields = entry[3]
-        try:
-            if len(fields) != 2:  # noqa: PLR2004 - a name and a value
-                raise MalformedPayload(f"an entry of {len(fields) // 2} fields; one was expected")
-            kind, encoding = read_field(fields[0])
-            received_ms = check(fields[1])
-        except InputError as error:
-            others.append(_bad(entry, 0, b"=".join(fields[:2]), error))
-            continue
-        payload = fields[1][HEADER_BYTES:]
-        if kind is Kind.EVENT:
-            block = blocks.get(encoding)
-            if block is None:
-                block = blocks[encoding] = []
-            block.append((entry, received_ms, payload))
-        else:
-            others.append(Mark(0, entry.position, entry.entry_ms, entry.entry_seq, received_ms, kind, payload))
-    tables = [_rows(encoding, block, others) for encoding, block in blocks.items()]
+    tables = [_rows(encoding, block, others) for encoding, block in _blocks(raw, others)]
     events = _in_order(tables)
-    positions = events.column("position").to_numpy()
-    rows = np.searchsorted(positions, [m.position for m in others])
-    marks = sorted(
-        (m._replace(row=int(r)) for m, r in zip(others, rows, strict=True)), key=lambda m: (m.position, m.part)
-    )
-    return Batch(events, tuple(marks), entries[-1].position if entries else 0, len(entries))
+    if others:
+        rows = np.searchsorted(events.column("position").to_numpy(), [m.position for m in others])
+        others = [m._replace(row=int(row)) for m, row in zip(others, rows, strict=True)]
+        others.sort(key=lambda m: (m.position, m.part))
+    return Batch(events, tuple(others), raw.positions[-1] if raw else 0, len(raw))
+
+
+def _blocks(raw: RawEntries, others: list[Mark]) -> Iterator[tuple[Encoding, _Block]]:
+    """The intact event entries by encoding; the rest become marks."""
+    values = [fields[1] if len(fields) == 2 else b"" for fields in raw.fields]  # noqa: PLR2004 - a name and a value
+    received, intact = _checked(values)
+    places_of: dict[bytes, list[int]] = {}
+    for place, fields in enumerate(raw.fields):
+        places_of.setdefault(fields[0] if fields else b"", []).append(place)
+    for name, places in places_of.items():
+        known = KNOWN_FIELDS.get(name)
+        if known is None or known[0] is not Kind.EVENT:
+            others += [_other(raw[place]) for place in places]
+            continue
+        if not intact.all():
+            others += [_other(raw[place]) for place in places if not intact[place]]
+            places = [place for place in places if intact[place]]  # noqa: PLW2901 - those that are left
+        if places:
+            at = np.array(places, np.int64)
+            yield known[1], _Block(raw, at, received[at], [values[place][HEADER_BYTES:] for place in places])
+
+
+def _checked(values: Sequence[bytes]) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """When each value was received, and whether it is as it was written; `check` says of one what is wrong."""
+    heads = np.frombuffer(b"".join([value[:12].ljust(12, b"\0") for value in values]), _HEAD)
+    checksums = np.fromiter(map(crc32, [value[4:] for value in values]), np.uint32, len(values))
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    received = heads["received_ms"]
+    intact = (heads["crc"] == checksums) & (lengths >= HEADER_BYTES) & (received <= MAX_RECEIVED_MS)
+    return received.astype(np.int64), intact
+
+
+def _other(entry: RawEntry) -> Mark:
+    """The mark of an entry that is no events, or cannot be read."""
+    fields = entry.fields
+    try:
+        if len(fields) != 2:  # noqa: PLR2004 - as above
+            raise MalformedPayload(f"an entry of {len(fields) // 2} fields; one was expected")
+        kind, _ = read_field(fields[0])
+        received_ms = check(fields[1])
+    except InputError as error:
+        return _bad(entry, 0, b"=".join(fields[:2]), error)
+    at = (entry.position, entry.entry_ms, entry.entry_seq)
+    return Mark(0, *at, received_ms, kind, fields[1][HEADER_BYTES:])
 
 
 def _bad(entry: RawEntry, received_ms: int, payload: bytes, error: InputError, part: int = 0) -> Mark:
@@ -215,19 +250,20 @@ def _in_order(blocks: list[pa.RecordBatch]) -> pa.RecordBatch:
 _EMPTY: Final = pa.RecordBatch.from_pylist([], schema=BATCH_SCHEMA)
 
 
-def _rows(encoding: Encoding, block: list[_Payload], bad: list[Mark]) -> pa.RecordBatch:
+def _rows(encoding: Encoding, block: _Block, bad: list[Mark]) -> pa.RecordBatch:
     """The rows of one encoding; a block that does not decode as a whole is halved until the bad entries stand alone."""
     try:
-        nested, counts = _DECODERS[encoding]([payload for _, _, payload in block])
+        nested, counts = _DECODERS[encoding](block.payloads)
         flat = _flatten(nested)
     except (pa.ArrowException, ValueError, MalformedPayload) as error:
-        if len(block) == 1:
-            bad.append(_bad(*block[0], MalformedPayload(str(error)[:500])))
+        size = len(block.payloads)
+        if size == 1:
+            bad.append(block.bad(0, block.payloads[0], MalformedPayload(str(error)[:500])))
             return _EMPTY
-        half = len(block) // 2
-        return _in_order([_rows(encoding, part, bad) for part in (block[:half], block[half:])])
-    told = ([e[0] for e, _, _ in block], [e[1] for e, _, _ in block], [received_ms for _, received_ms, _ in block])
-    where = [np.array(numbers, np.int64) for numbers in told]
+        halves = block.part(0, size // 2), block.part(size // 2, size)
+        return _in_order([_rows(encoding, half, bad) for half in halves])
+    raw = block.raw
+    where = [np.array(raw.positions)[block.places], np.array(raw.entry_ms, np.int64)[block.places], block.received]
     if counts is not None:
         where = [np.repeat(numbers, counts) for numbers in where]
     batch = pa.RecordBatch.from_arrays([*map(pa.array, where), *flat], schema=BATCH_SCHEMA)
@@ -286,7 +322,7 @@ def _settled(array: pa.Array, wanted: pa.Field) -> pa.Array:
     return array if array.type == wanted.type else array.cast(wanted.type)
 
 
-def _valid(batch: pa.RecordBatch, block: list[_Payload], counts: Any, bad: list[Mark]) -> pa.RecordBatch:  # noqa: ANN401
+def _valid(batch: pa.RecordBatch, block: _Block, counts: Any, bad: list[Mark]) -> pa.RecordBatch:  # noqa: ANN401
     """`batch` without the rows that are no events, which become marks; an unknown outcome becomes UNKNOWN."""
     if not _clean(batch):
         faults = {reason: mask for reason, mask in _faults(batch) if pc.any(mask).as_py()}
@@ -388,20 +424,20 @@ def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
 def _without(
     batch: pa.RecordBatch,
     faults: dict[str, pa.Array],
-    block: list[_Payload],
+    block: _Block,
     counts: Any,  # noqa: ANN401 - a numpy array or None
     bad: list[Mark],
 ) -> pa.RecordBatch:
     masks = {reason: mask.to_numpy(zero_copy_only=False) for reason, mask in faults.items()}
     wrong = np.logical_or.reduce(list(masks.values()))
-    owner = np.arange(len(block)) if counts is None else np.repeat(np.arange(len(block)), counts)
-    first = np.zeros(len(block), np.int64) if counts is None else np.concatenate(([0], np.cumsum(counts)[:-1]))
+    entries = len(block.payloads)
+    owner = np.arange(entries) if counts is None else np.repeat(np.arange(entries), counts)
+    first = np.zeros(entries, np.int64) if counts is None else np.concatenate(([0], np.cumsum(counts)[:-1]))
     for row in np.flatnonzero(wrong):
-        entry, received_ms, payload = block[owner[row]]
         detail = next(reason for reason, mask in masks.items() if mask[row])
         part = 0 if counts is None else int(row - first[owner[row]])
-        told = payload if counts is None else _part(batch, row)
-        bad.append(_bad(entry, received_ms, told, MalformedPayload(detail), part))
+        told = block.payloads[owner[row]] if counts is None else _part(batch, row)
+        bad.append(block.bad(owner[row], told, MalformedPayload(detail), part))
     return batch.filter(pa.array(~wrong))
 
 

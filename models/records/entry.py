@@ -56,11 +56,12 @@ class Entry:
     version: int = VERSION
 
 
-_READABLE = {
+KNOWN_FIELDS = {
     f"{kind}.{encoding}.{VERSION}".encode(): (kind, encoding)
     for kind in Kind
     for encoding in (Encoding if kind is Kind.EVENT else (Encoding.JSON,))
 }
+"""Kind and encoding by the name of a field, of all that is read here."""
 
 
 def field_of(kind: Kind, encoding: Encoding, version: int = VERSION) -> bytes:
@@ -82,7 +83,7 @@ def read_field(field: bytes) -> tuple[Kind, Encoding]:
         UnknownSchema: a kind, encoding or version that this release does not read.
     """
     try:
-        return _READABLE[field]
+        return KNOWN_FIELDS[field]
     except KeyError:
         raise UnknownSchema(f"field {field[:64]!r} names no kind, encoding and version that is read here") from None
 

@@ -16,6 +16,9 @@ from uuid import UUID
 import msgspec
 
 NAMESPACE = UUID("5f0c2a0e-6c1b-5f0e-9a52-8c3f4a1b7d21")
+_NAMED = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The two highest bits of the digit that names the variant are 10: RFC 9562, 4.1."""
 SHARDS = 12
 
 PlatformName = Literal["github", "gitlab", "jenkins", "circleci"]
@@ -110,12 +113,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def uuid5_text(*parts: str) -> str:
     """UUIDv5 of `parts` in our namespace, as text; the parts cannot run into each other."""
-    name = "\x1f".join(parts).encode("utf-8", "surrogatepass")
-    digest = bytearray(hashlib.sha1(NAMESPACE.bytes + name, usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    digest = _NAMED.copy()
+    digest.update("\x1f".join(parts).encode("utf-8", "surrogatepass"))
+    text = digest.hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def event_id(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -26,6 +27,7 @@ NONE: Final = "none"
 """A text feature that is not known of this case."""
 
 _MAX_TEXT: Final = 60
+_MOST_READ: Final = 8192  # texts, and combinations of them, that are remembered as they were read
 _MASK: Final = str.maketrans(dict.fromkeys("0123456789", "#"))
 _LIMITS: Final[dict[str, float]] = {"attempt": 10.0, "failed_jobs": 10.0, "log_duration": 12.0}
 """The features that are numbers, and where each stops growing: a linear model must not follow an absurd value."""
@@ -76,6 +78,7 @@ def features(
     return known
 
 
+@lru_cache(_MOST_READ)
 def _masked(text: str | None) -> str:
     """`text` in lower case, cut, each run of digits as one mark: versions and shard numbers are not causes."""
     if not text:
@@ -95,6 +98,7 @@ class RerunPasses(Scorer):
         self._intercept = intercept
         self._weights = dict(weights)
         self._version = digest(self._parameters())
+        self._read: Final = lru_cache(_MOST_READ)(self._words)
 
     @property
     def version(self) -> str:
@@ -106,15 +110,23 @@ class RerunPasses(Scorer):
         return [self._score(each) for each in features]
 
     def _score(self, features: Features) -> Score:
-        weights = self._weights
-        told = ((name, features.get(name, NONE)) for name in _EVIDENCE)
-        if not any(f"{name}={value}" in weights for name, value in told if value not in _SAYS_NOTHING):
+        words = self._read(tuple([told for told in features.items() if isinstance(told[1], str)]))
+        if words is None:
             return Score.unknown(self.model, self._version)
-        parts = [(cell, weights[cell] * x) for cell, x in _cells(features) if cell in weights]
+        weights = self._weights
+        parts = [*words, *((cell, weights[cell] * x) for cell, x in _numbers(features) if cell in weights)]
         odds = math.fsum([self._intercept, *(part for _, part in parts)])
         parts.sort(key=lambda part: (-abs(part[1]), part[0]))
         top = tuple((cell, round(part, _DECIMALS)) for cell, part in parts[:MAX_TOP])
         return Score(round(_logistic(odds), _DECIMALS), self.model, self._version, top)
+
+    def _words(self, told: tuple[tuple[str, str], ...]) -> tuple[tuple[str, float], ...] | None:
+        """What each text of a case adds to the log-odds; None where none of them speaks of a cause."""
+        weights = self._weights
+        cells = {name: f"{name}={value}" for name, value in told}
+        if not any(cells.get(n) in weights for n in _EVIDENCE if dict(told).get(n) not in _SAYS_NOTHING):
+            return None
+        return tuple((cell, weights[cell]) for cell in cells.values() if cell in weights)
 
     @classmethod
     def learn(cls, features: Sequence[Features], labels: Sequence[bool]) -> Self:
@@ -166,13 +178,15 @@ def shipped() -> dict[str, Any]:
 
 def _cells(features: Features) -> list[tuple[str, float]]:
     """What the model weighs: `name=value` as 1 for text, `name` as its bounded value for a number."""
-    cells = []
-    for name, value in features.items():
-        if isinstance(value, str):
-            cells.append((f"{name}={value}", 1.0))
-        elif name in _LIMITS and math.isfinite(value):
-            cells.append((name, min(max(float(value), 0.0), _LIMITS[name])))
-    return cells
+    texts = [(f"{name}={value}", 1.0) for name, value in features.items() if isinstance(value, str)]
+    return [*texts, *_numbers(features)]
+
+
+def _numbers(features: Features) -> Iterator[tuple[str, float]]:
+    for name, most in _LIMITS.items():
+        value = features.get(name)
+        if isinstance(value, (float, int)) and math.isfinite(value):
+            yield name, min(max(float(value), 0.0), most)
 
 
 def _logistic(odds: float) -> float:

@@ -12,11 +12,11 @@ from analytics import rulebook as rulebooks
 from analytics.rulebook import Rulebook
 from analytics.shard import Shard
 from models.records import columns, payload
-from models.records.columns import RawEntry
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import ConfigError
 from models.records.event import Event, Outcome
 from models.records.outputs import FindingRow, FindingState, ShardOutput
+from models.records.raw import RawEntry
 from models.scorers.rerun_passes import RerunPasses
 from tests.events import make_event
 

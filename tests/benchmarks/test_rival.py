@@ -17,10 +17,11 @@ from benchmarks.workload import Workload, entries
 from connectors.redis_streams import log_key
 from flows import rulebooks
 from flows.settings import Settings
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding
 from models.records.event import SHARDS
 from models.records.outputs import Failure, ShardOutput
+from models.records.raw import RawEntry
 
 SMALL = Workload(events=6000, repositories=60, rate=20)
 _SAME = set(Failure._fields) - {"occurred_ms", "received_ms"}

@@ -9,10 +9,11 @@ import pytest
 
 from benchmarks import workload
 from benchmarks.workload import FAILED_SHARE, Workload, cached, entries, events, milliseconds
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding
 from models.records.event import FAILING, OPEN, Event, shard_of
 from models.records.payload import from_json, to_json
+from models.records.raw import RawEntry
 
 SMALL = Workload(events=4000, repositories=50)
 

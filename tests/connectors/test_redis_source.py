@@ -21,9 +21,9 @@ from connectors.redis_reader import READER_GROUPS, GapKind
 from connectors.redis_source import KEYS, PART_OF, Lead, ShardPartition, ShardSource
 from connectors.redis_streams import GROUP, backlog, log_key, publish
 from flows.embedded import EmbeddedValkey
-from models.records.columns import RawEntry
 from models.records.entry import Encoding, Entry, Kind, decode, encode
 from models.records.event import SHARDS
+from models.records.raw import RawEntry
 from tests.helpers import wait_until
 
 START_MS = 1_800_000_000_000

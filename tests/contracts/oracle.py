@@ -30,10 +30,11 @@ from connectors.postgres import Connection
 from connectors.postgres_rows import TABLES
 from connectors.redaction import Redactor
 from connectors.redis_streams import log_key
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Kind
 from models.records.event import SHARDS
 from models.records.outputs import ShardOutput, ShardStats
+from models.records.raw import RawEntry
 
 Log = Mapping[int, Sequence[RawEntry]]
 Row = dict[str, Any]

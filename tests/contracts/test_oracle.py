@@ -13,9 +13,10 @@ from analytics.shard import Shard
 from connectors.postgres import Connection, Progress, connect
 from connectors.postgres_writer import Writer
 from flows.rulebooks import resolver
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.errors import ConfigError
 from models.records.event import SHARDS
+from models.records.raw import RawEntry
 from tests.contracts import oracle
 from tests.faults.harness import story
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from connectors.platforms import PLATFORMS
 from connectors.platforms.platform import Request, Secret
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import BadSignature, MalformedPayload
 from models.records.event import FAILING, OPEN, Event, EventType, PlatformName
 from models.records.payload import from_json, to_json
+from models.records.raw import RawEntry
 from tests.connectors.platforms.cases import (
     CASES,
     INSTANCE,

@@ -21,9 +21,9 @@ from connectors.delivery import Delivery
 from connectors.redis_reader import GapKind
 from connectors.redis_source import PART_OF, ShardSource
 from connectors.redis_streams import GROUP, backlog, log_key, publish
-from models.records.columns import RawEntry
 from models.records.entry import Encoding, Entry, Kind, decode
 from models.records.event import SHARDS
+from models.records.raw import RawEntry
 
 
 class Enough(Exception):

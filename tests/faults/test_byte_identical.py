@@ -18,9 +18,9 @@ from connectors.postgres import connect, put_rulebook
 from connectors.postgres_rows import TABLES
 from flows.embedded import EmbeddedValkey
 from flows.rulebooks import control
-from models.records.columns import RawEntry
 from models.records.entry import encode
 from models.records.event import SHARDS
+from models.records.raw import RawEntry
 from tests.contracts import oracle
 from tests.faults.harness import Flow, Ground, Told, changed, count_absorbed, story
 

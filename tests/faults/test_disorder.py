@@ -18,11 +18,12 @@ from benchmarks.workload import Workload
 from benchmarks.world.deliveries import Weather
 from connectors.postgres import connect
 from connectors.redaction import Redactor
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Kind
 from models.records.event import SHARDS, shard_of
 from models.records.outputs import FindingRow
 from models.records.payload import from_json, to_json
+from models.records.raw import RawEntry
 from tests.faults.harness import BEGINS, KEY, Flow, Ground, Told, happen, normalise, told
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]

@@ -13,11 +13,12 @@ import redis
 from connectors import redis_streams
 from connectors.deliveries import Reject
 from models.records import entry as wire
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import SHARDS, Event, Outcome, shard_of
 from models.records.outputs import DeadLetter, ShardOutput
 from models.records.payload import from_json, to_bytes, to_packed
+from models.records.raw import RawEntry
 from tests.connectors.outputs import NOW_MS, letter, progress
 from tests.connectors.platforms.cases import BY_NAME, delivery
 from tests.events import make_event

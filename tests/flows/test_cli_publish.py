@@ -22,11 +22,12 @@ from connectors.delivery import Delivery
 from connectors.redaction import Redactor
 from flows.publish import EventClock, Publisher, lines_of, paced
 from models.records import entry as wire
-from models.records.columns import RawEntry, decode
+from models.records.columns import decode
 from models.records.entry import Encoding, Entry
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, Event, Outcome, shard_of
 from models.records.payload import from_json, to_json
+from models.records.raw import RawEntry
 from tests.events import make_event
 from tests.flows.conftest import KEY, Guard
 from tests.helpers import wait_until

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.records import columns, event_pb2, payload
-from models.records.columns import BATCH_SCHEMA, Batch, RawEntry
+from models.records.columns import BATCH_SCHEMA, Batch
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import Event, Outcome
+from models.records.raw import RawEntry
 from tests.events import events, make_event, raw, raw_event
 
 EVENT = make_event(Outcome.FAILED, 1_000, exit_code=1)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.records import columns, entry, payload
-from models.records.columns import RawEntry
 from models.records.entry import HEADER_BYTES, MAX_RECEIVED_MS, NO_TRACE, Encoding, Entry, Kind
 from models.records.errors import BadChecksum, MalformedPayload, UnknownSchema
 from models.records.event import Outcome
+from models.records.raw import RawEntry
 from tests.events import make_event
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "wire" / "v1"

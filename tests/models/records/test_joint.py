@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 from models.records import columns
-from models.records.columns import Batch, RawEntry
+from models.records.columns import Batch
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import Outcome
 from models.records.joint import decode_each
+from models.records.raw import RawEntry
 from tests.events import make_event, raw_event
 
 

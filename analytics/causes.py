@@ -1,0 +1,58 @@
+"""What a failure is taken for from its webhook alone. The same few words come again and again, and are read once."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from analytics.rows import Detail
+from analytics.signatures.catalogue import Catalogue, facts_of
+from models.records.outputs import Diagnosis
+
+_MOST_REMEMBERED: Final = 8192
+
+
+class Cause(NamedTuple):
+    """How a failure is understood: what its row says of it, and what the policy asks of its signature."""
+
+    diagnosis: str
+    signature: str | None = None
+    category: str | None = None
+    transient: bool | None = None
+    hard_stop: bool = False
+    words: str | None = None
+
+
+class Causes:
+    """The catalogue, asked once for each way to fail; not asked again before the rulebook changes."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        """Begin with nothing remembered."""
+        self._catalogue: Final = catalogue
+        self._known: dict[tuple[str, str, str | None, str | None, int | None], Cause] = {}
+
+    def of(self, detail: Detail) -> Cause:
+        """What `detail` is taken for."""
+        if detail.failure_excerpt:
+            return self._read(detail)
+        said = (detail.platform, detail.outcome, detail.failure_reason, detail.step, detail.failure_exit_code)
+        known = self._known.get(said)
+        if known is None:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            known = self._known[said] = self._read(detail)
+        return known
+
+    def _read(self, detail: Detail) -> Cause:
+        reason, step, text = detail.failure_reason, detail.step, detail.failure_excerpt
+        facts = facts_of(
+            platform=detail.platform,
+            outcome=detail.outcome,
+            reason=reason,
+            step=step,
+            exit_code=detail.failure_exit_code,
+        )
+        match = self._catalogue.match(detail.platform, facts, text)
+        if match is None:
+            return Cause((Diagnosis.NO_PATTERN if reason or step or text else Diagnosis.NO_TEXT).value)
+        it = match.signature
+        return Cause(Diagnosis.MATCHED.value, it.name, it.category.value, it.transient, it.hard_stop, it.cause)
