@@ -75,7 +75,9 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
 
     def failed_jobs(self) -> list[Job]:
         """The failed jobs; the run itself stands for them only while none is known."""
-        return [job for key, job in self.jobs.items() if key] or list(self.jobs.values())
+        if len(self.jobs) == 1:
+            return list(self.jobs.values())
+        return [job for key, job in self.jobs.items() if key]
 
     def view(self, jobs: list[FailedJob], *, ended: Outcome | None, given_up: bool) -> CaseView:
         """The case as the policy sees it; `jobs` in order of time."""

@@ -30,6 +30,7 @@ class Desk:
     def take(self, rulebook: Rulebook) -> None:
         """Make `rulebook` the one in force."""
         self.rulebook = rulebook
+        self._here = Context(self.number, 0, 0, rulebook.digest)
         self.causes = Causes(rulebook.catalogue)
         self.by_job = [(d, milliseconds(d.within)) for d in rulebook.detectors if d.by == JOB]
         self.by_absence = [d for d in rulebook.detectors if d.by == JOB_RUN]
@@ -43,7 +44,11 @@ class Desk:
 
     def where(self, position: int, at_ms: int | None = None) -> Context:
         """Where the shard stands at the entry of `position`, or at `at_ms` if that is another time."""
-        return Context(self.number, position, self.stream_ms if at_ms is None else at_ms, self.rulebook.digest)
+        at_ms = self.stream_ms if at_ms is None else at_ms
+        here = self._here
+        if here.position != position or here.at_ms != at_ms:
+            here = self._here = Context(self.number, position, at_ms, self.rulebook.digest)
+        return here
 
 
 def visible(detector: Detector, history: Sequence[Seen], since_ms: int) -> list[Seen]:

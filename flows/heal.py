@@ -19,6 +19,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -43,14 +44,14 @@ from flows.recovery import Start, Store, open_store
 from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
 from flows.settings import Settings
-from models.records.columns import Batch
+from models.records.columns import Batch, Decoding, Parse
 from models.records.errors import ConfigError, GuardError, Unavailable
-from models.records.joint import decode_each
+from models.records.joint import FEW, decode_each
 from models.records.outputs import ShardOutput
 from models.records.raw import RawEntries
 
 Raw: TypeAlias = tuple[str, RawEntries]
-Decoded: TypeAlias = tuple[str, tuple[int, Batch, str]]
+Decoded: TypeAlias = tuple[str, tuple[int, Batch | Decoding, str]]
 Said: TypeAlias = tuple[ShardOutput, Progress]
 
 _log = structlog.get_logger()
@@ -58,6 +59,7 @@ _log = structlog.get_logger()
 VERSION: Final = version("pipeline-guard")
 RAISED: Final[list[GuardError]] = []
 """What a shard of this process raised on purpose. In a cluster the engine hands on another error, of its own links."""
+_PARSER: Final = ThreadPoolExecutor(1, "parse")
 QUIET_SECONDS: Final = 1.0
 """A shard that has nothing to say tells PostgreSQL how far it came no more often than this."""
 
@@ -156,16 +158,25 @@ def _wait(error: Unavailable) -> None:
 
 
 def decode_all(items: list[Raw]) -> list[Decoded]:
-    """The batches of all shards of this worker as columns."""
-    batches = decode_each([entries for _, entries in items])
-    decoded = []
-    for (key, entries), batch in zip(items, batches, strict=True):
-        observe.read(batch)
-        decoded.append((key, (PART_OF[key], batch, f"{entries[-1].entry_ms}-{entries[-1].entry_seq}")))
-    return decoded
+    """The batches of all shards of this worker as columns; with a backlog, on their way there."""
+    groups = [entries for _, entries in items]
+    batches: Sequence[Batch | Decoding] = (
+        decode_each(groups)
+        if sum(map(len, groups)) <= FEW
+        else [Decoding(entries, _parse_meanwhile) for entries in groups]
+    )
+    return [
+        (key, (PART_OF[key], batch, f"{entries.entry_ms[-1]}-{entries.entry_seqs[-1]}"))
+        for (key, entries), batch in zip(items, batches, strict=True)
+    ]
 
 
-class ShardLogic(StatefulBatchLogic[tuple[int, Batch, str], Said, bytes]):  # type: ignore[misc]  # bytewax is not typed
+def _parse_meanwhile(parse: Parse) -> Parse:
+    """Parse in a thread while the shards before this one judge: pyarrow lets go of the interpreter's lock."""
+    return _PARSER.submit(parse).result
+
+
+class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, bytes]):  # type: ignore[misc]  # bytewax is not typed
     """The thin shell around one Shard."""
 
     def __init__(self, shard: Shard | None, make: Callable[[int], Shard], redactor: Redactor) -> None:
@@ -174,12 +185,14 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch, str], Said, bytes]):  # ty
         self._redactor = redactor
         self._told = 0.0
 
-    def on_batch(self, values: list[tuple[int, Batch, str]]) -> tuple[list[Said], bool]:
+    def on_batch(self, values: list[tuple[int, Batch | Decoding, str]]) -> tuple[list[Said], bool]:
         """Let the shard judge; say how far it came, but no more often than need be."""
         said = []
-        for number, batch, entry_id in values:
+        for number, decoded, entry_id in values:
             if self._shard is None:
                 self._shard = self._make(number)
+            batch = decoded.batch() if isinstance(decoded, Decoding) else decoded
+            observe.read(batch)
             try:
                 output = self._shard.process(batch)
             except GuardError as error:

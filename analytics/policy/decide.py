@@ -8,6 +8,7 @@ holds us back, so that a case that will be refused anyway is refused at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -74,19 +75,18 @@ class Decision(NamedTuple):
 
 _CALLED_OFF: Final = frozenset({Outcome.CANCELLED, Outcome.SKIPPED, Outcome.NEUTRAL})
 _Jobs = Sequence[FailedJob]
-_IN_ANY_JOB: Final = frozenset({Reason.DEPLOY_JOB, Reason.HARD_STOP})
-"""What must not run again even in a job that may fail: a rerun of the run takes every failed job with it."""
 
-_NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool]], ...]] = (
-    (Reason.DEPLOY_JOB, lambda job: job.is_deploy),
-    (Reason.HARD_STOP, lambda job: job.hard_stop),
-    (Reason.UNKNOWN_CAUSE, lambda job: job.signature is None),
-    (Reason.NOT_TRANSIENT, lambda job: not job.transient),
-    (Reason.FORK, lambda job: job.is_fork),
-    (Reason.RETRIED_BY_PLATFORM, lambda job: job.native_retries > 0),
-    (Reason.REPEATED_FAILURE, lambda job: job.repeated),
-    (Reason.SCORE_UNKNOWN, lambda job: job.score is None),
+_NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool], bool], ...]] = (
+    (Reason.DEPLOY_JOB, attrgetter("is_deploy"), True),
+    (Reason.HARD_STOP, attrgetter("hard_stop"), True),
+    (Reason.UNKNOWN_CAUSE, lambda job: job.signature is None, False),
+    (Reason.NOT_TRANSIENT, lambda job: not job.transient, False),
+    (Reason.FORK, attrgetter("is_fork"), False),
+    (Reason.RETRIED_BY_PLATFORM, lambda job: job.native_retries > 0, False),
+    (Reason.REPEATED_FAILURE, attrgetter("repeated"), False),
+    (Reason.SCORE_UNKNOWN, lambda job: job.score is None, False),
 )
+"""What forbids a rerun, and whether it does so in a job that may fail too."""
 
 
 def decide(case: CaseView, policy: Policy) -> Decision:
@@ -98,8 +98,9 @@ def decide(case: CaseView, policy: Policy) -> Decision:
         return Decision(Verdict.SKIP, Reason.RUN_CANCELLED)
     if not jobs:
         return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
-    for reason, refuses in _NEVER:
-        for job in case.jobs if reason in _IN_ANY_JOB and not _alone(case, jobs) else jobs:
+    rerun = jobs if _alone(case, jobs) else case.jobs  # a rerun of the run takes every failed job with it
+    for reason, refuses, in_any in _NEVER:
+        for job in rerun if in_any else jobs:
             if refuses(job):
                 return Decision(Verdict.SKIP, reason, job.signature, job.score)
     worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))

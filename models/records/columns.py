@@ -7,9 +7,9 @@ block that does not decode as a whole is decoded entry by entry, and what is wro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, TypeAlias, get_args
 from zlib import crc32
 
 import msgspec
@@ -154,6 +154,10 @@ for _place in range(36):
 _STRINGS: Final = tuple(f.name for f in EVENT_SCHEMA if f.type == pa.string())
 
 
+Parse: TypeAlias = Callable[[], tuple[pa.RecordBatch, Ints | None]]
+"""Gives the events of a block, nested, and how many each entry has where that is not one."""
+
+
 class _Block(NamedTuple):
     """Event entries of one encoding: their places in `raw`, when they were received (Unix ms), their payloads."""
 
@@ -171,20 +175,45 @@ class _Block(NamedTuple):
         return _bad(self.raw[int(self.places[i])], int(self.received[i]), told, error, part)
 
 
+class Decoding:
+    """Entries on their way into columns. JSON may be parsed elsewhere meanwhile. Pickles as the batch it becomes."""
+
+    def __init__(self, entries: Sequence[RawEntry], elsewhere: Callable[[Parse], Parse]) -> None:
+        """Begin with `entries`; `elsewhere` begins to run what it is given, and gives what waits for the answer.
+
+        Only pyarrow's parser lets go of the interpreter's lock. ptars does not, so it gains nothing in a thread.
+        """
+        self._raw = RawEntries.of(entries)
+        self._others: list[Mark] = []
+        self._blocks = []
+        for encoding, block in _blocks(self._raw, self._others):
+            parse = _PARSERS[encoding](block.payloads)
+            self._blocks.append((encoding, block, elsewhere(parse) if encoding is Encoding.JSON else parse))
+
+    def batch(self) -> Batch:
+        """The columns; to be asked for once."""
+        raw, others = self._raw, self._others
+        events = _in_order([_rows(*block, others) for block in self._blocks])
+        if others:
+            rows = np.searchsorted(events.column("position").to_numpy(), [m.position for m in others])
+            others = [m._replace(row=int(row)) for m, row in zip(others, rows, strict=True)]
+            others.sort(key=lambda m: (m.position, m.part))
+        return Batch(events, tuple(others), raw.positions[-1] if raw else 0, len(raw))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return replace, (self.batch(),)
+
+
 def decode(entries: Sequence[RawEntry]) -> Batch:
     """`entries`, of one shard and in log order, as columns and marks.
 
     Nothing is raised for bad entries and nothing is dropped. The result of each entry is independent of its neighbours.
     """
-    raw = RawEntries.of(entries)
-    others: list[Mark] = []
-    tables = [_rows(encoding, block, others) for encoding, block in _blocks(raw, others)]
-    events = _in_order(tables)
-    if others:
-        rows = np.searchsorted(events.column("position").to_numpy(), [m.position for m in others])
-        others = [m._replace(row=int(row)) for m, row in zip(others, rows, strict=True)]
-        others.sort(key=lambda m: (m.position, m.part))
-    return Batch(events, tuple(others), raw.positions[-1] if raw else 0, len(raw))
+    return Decoding(entries, _here).batch()
+
+
+def _here(parse: Parse) -> Parse:
+    return parse
 
 
 def _blocks(raw: RawEntries, others: list[Mark]) -> Iterator[tuple[Encoding, _Block]]:
@@ -250,10 +279,10 @@ def _in_order(blocks: list[pa.RecordBatch]) -> pa.RecordBatch:
 _EMPTY: Final = pa.RecordBatch.from_pylist([], schema=BATCH_SCHEMA)
 
 
-def _rows(encoding: Encoding, block: _Block, bad: list[Mark]) -> pa.RecordBatch:
+def _rows(encoding: Encoding, block: _Block, parse: Parse, bad: list[Mark]) -> pa.RecordBatch:
     """The rows of one encoding; a block that does not decode as a whole is halved until the bad entries stand alone."""
     try:
-        nested, counts = _DECODERS[encoding](block.payloads)
+        nested, counts = parse()
         flat = _flatten(nested)
     except (pa.ArrowException, ValueError, MalformedPayload) as error:
         size = len(block.payloads)
@@ -261,7 +290,7 @@ def _rows(encoding: Encoding, block: _Block, bad: list[Mark]) -> pa.RecordBatch:
             bad.append(block.bad(0, block.payloads[0], MalformedPayload(str(error)[:500])))
             return _EMPTY
         halves = block.part(0, size // 2), block.part(size // 2, size)
-        return _in_order([_rows(encoding, half, bad) for half in halves])
+        return _in_order([_rows(encoding, half, _PARSERS[encoding](half.payloads), bad) for half in halves])
     raw = block.raw
     where = [np.array(raw.positions)[block.places], np.array(raw.entry_ms, np.int64)[block.places], block.received]
     if counts is not None:
@@ -270,31 +299,38 @@ def _rows(encoding: Encoding, block: _Block, bad: list[Mark]) -> pa.RecordBatch:
     return _valid(batch, block, counts, bad)
 
 
-def _from_json(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
-    for payload in payloads:
-        if payload[:1] != b"{" or payload[-1:] != b"}":
-            raise MalformedPayload("a JSON object was expected")
+def _from_json(payloads: list[bytes]) -> Parse:
     joined = b"\n".join(payloads)
-    if not joined.isascii():
-        joined.decode()
     one_block = pa_json.ReadOptions(use_threads=False, block_size=len(joined) + 1)
-    table = pa_json.read_json(pa.BufferReader(joined), read_options=one_block, parse_options=_READ)
-    if table.num_rows != len(payloads):
-        raise MalformedPayload("more than one JSON object in an entry")
-    return table.cast(JSON_SCHEMA).combine_chunks().to_batches()[0], None
+    objects = {payload[:1] for payload in payloads} == {b"{"} and {payload[-1:] for payload in payloads} == {b"}"}
+
+    def parse() -> tuple[pa.RecordBatch, None]:
+        if not objects:
+            raise MalformedPayload("a JSON object was expected")
+        if not joined.isascii():
+            joined.decode()
+        table = pa_json.read_json(pa.BufferReader(joined), read_options=one_block, parse_options=_READ)
+        if table.num_rows != len(payloads):
+            raise MalformedPayload("more than one JSON object in an entry")
+        return table.cast(JSON_SCHEMA).combine_chunks().to_batches()[0], None
+
+    return parse
 
 
-def _from_protobuf(payloads: list[bytes]) -> tuple[pa.RecordBatch, None]:
-    return _SINGLE.list_to_record_batch(payloads), None
+def _from_protobuf(payloads: list[bytes]) -> Parse:
+    return lambda: (_SINGLE.list_to_record_batch(payloads), None)
 
 
-def _from_packed(payloads: list[bytes]) -> tuple[pa.RecordBatch, np.ndarray[Any, np.dtype[np.int64]]]:
-    events = _MANY.list_to_record_batch(payloads).column(0)
-    counts = pc.fill_null(pc.list_value_length(events), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return pa.RecordBatch.from_struct_array(events.flatten()), counts
+def _from_packed(payloads: list[bytes]) -> Parse:
+    def parse() -> tuple[pa.RecordBatch, Ints]:
+        events = _MANY.list_to_record_batch(payloads).column(0)
+        counts = pc.fill_null(pc.list_value_length(events), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return pa.RecordBatch.from_struct_array(events.flatten()), counts
+
+    return parse
 
 
-_DECODERS: Final[dict[Encoding, Callable[[list[bytes]], tuple[pa.RecordBatch, Any]]]] = {
+_PARSERS: Final[dict[Encoding, Callable[[list[bytes]], Parse]]] = {
     Encoding.JSON: _from_json,
     Encoding.PROTOBUF: _from_protobuf,
     Encoding.PACKED: _from_packed,

@@ -12,14 +12,14 @@ import pyarrow as pa
 from models.records.columns import BATCH_SCHEMA, Batch, decode
 from models.records.raw import RawEntries, RawEntry
 
-_FEW: Final = 2000
+FEW: Final = 2000
 """With more entries than this the cost of numbering them anew outweighs what is saved."""
 _POSITION: Final = BATCH_SCHEMA.get_field_index("position")
 
 
 def decode_each(groups: Sequence[Sequence[RawEntry]]) -> list[Batch]:
     """The batch of each of `groups`, each the entries of one shard in log order; the same as `decode` of each."""
-    if len(groups) == 1 or sum(map(len, groups)) > _FEW:
+    if len(groups) == 1 or sum(map(len, groups)) > FEW:
         return [decode(group) for group in groups]
     ends = list(accumulate(map(len, groups)))
     whole = decode(_joined(list(map(RawEntries.of, groups))))

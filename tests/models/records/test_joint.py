@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 from models.records import columns
-from models.records.columns import Batch
+from models.records.columns import Batch, Decoding
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import Outcome
 from models.records.joint import decode_each
@@ -43,3 +45,13 @@ def test_many_entries_are_decoded_group_by_group(rng: random.Random) -> None:
     groups = [_group(rng, 1, 1500), _group(rng, 7, 1500)]
     for group, batch in zip(groups, decode_each(groups), strict=True):
         assert _alike(batch, columns.decode(group))
+
+
+def test_what_is_parsed_elsewhere_is_the_same_and_arrives_whole_in_another_process(rng: random.Random) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            group = _group(rng, rng.randrange(1, 10**9), rng.randrange(1, 40))
+            under_way = [Decoding(group, lambda parse: pool.submit(parse).result) for _ in range(2)]
+            alone = columns.decode(group)
+            assert _alike(under_way[0].batch(), alone)
+            assert _alike(pickle.loads(pickle.dumps(under_way[1])), alone)
