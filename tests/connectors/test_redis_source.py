@@ -265,18 +265,20 @@ def test_a_backlog_is_read_at_once_in_batches_that_grow_and_stay_bounded_in_byte
 ) -> None:
     put(client, 0, *range(6000))
     put(client, 1, *range(600), size=20_000)
+    put(client, 2, *range(30), size=300_000)
     engine = engines(any_redis_url)
-    sizes: dict[int, list[int]] = {0: [], 1: []}
+    sizes: dict[int, list[int]] = {0: [], 1: [], 2: []}
     engine.clock.seconds += 10
-    while sum(sizes[0]) < 6000 or sum(sizes[1]) < 600:
-        for shard in (0, 1):
+    while sum(sizes[0]) < 6000 or sum(sizes[1]) < 600 or sum(sizes[2]) < 30:
+        for shard in sizes:
             for _, entries in engine.parts[shard].next_batch():
                 sizes[shard].append(len(entries))
         engine.clock.seconds += 0.003
     assert engine.parts[0].next_awake() is not None
-    assert sizes[0][:2] == [64, 256]
+    assert sizes[0][:3] == [4, 16, 64]
     assert max(sizes[0]) > 1500
     assert max(sizes[1]) * 20_000 <= 2 << 20
+    assert max(sizes[2]) * 300_000 <= 2 << 20
 
 
 def test_the_first_poll_after_a_snapshot_proves_it_durable_and_moves_the_cursor_there(
