@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from analytics.rulebook import Rulebook, compose
-from analytics.signatures.catalogue import read
+from analytics.signatures.catalogue import Catalogue, Signature, read
 from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook, unavailable
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind
@@ -23,10 +23,18 @@ def configured(settings: Settings) -> Rulebook:
     Raises:
         ConfigError: naming the key, or the signature file and entry.
     """
-    files = settings.rulebook.signature_files
-    own = tuple(s for path in files for s in read(str(path), _text(path)))
+    own = tuple(signature for path in settings.rulebook.signature_files for signature in _own(path))
     policy = {"mode": settings.mode, **settings.rulebook.policy}
     return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=own)
+
+
+def _own(path: Path) -> tuple[Signature, ...]:
+    signatures = read(str(path), _text(path))
+    try:
+        Catalogue(signatures)  # what one engine takes and the other does not, while the file is known
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return signatures
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Signatures: "this text means that", as data, and the catalogue that matches them.
+"""The catalogue: which signature explains a failure, and why the others do not.
 
 A failure is matched on two things. Its *facts* are what the platform says in its own words, one line each:
 
@@ -6,62 +6,80 @@ A failure is matched on two things. Its *facts* are what the platform says in it
     github step Set up job
     jenkins exit_code 137
 
-and its *text* is the excerpt of a log, where a webhook carries one. Hard stops outrank everything retriable; among
-equals the higher priority wins, then the earlier name. Within the winner the last matching line is the one shown.
-Patterns are RE2 (https://github.com/google/re2/wiki/Syntax): no input makes matching super-linear.
+and its *text* is lines of its log: an excerpt that a webhook carries, or the lines that a reader kept, each with its
+number. Hard stops outrank everything that is not one; then the higher priority wins, then whose line stands later, then
+the earlier name. Within a signature the last line that fulfils its conditions is the one shown. Distances between lines
+are differences of their numbers, so that an excerpt with gaps is judged as the whole log is.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from itertools import accumulate, groupby
+from typing import Final, NamedTuple
 
-import msgspec
-import re2
-
+from analytics.signatures.patterns import Patterns
+from analytics.signatures.signature import Action, Signature, from_mapping, read, shipped, whole
 from models.records.errors import ConfigError
-from models.records.event import PlatformName
-from models.records.outputs import Category
+from models.records.evidence import Line
 
-_MAX_PATTERN: Final = 1000  # characters
-_DFA_BYTES: Final = 256 << 20  # what the states of one set may take; RE2 finds nothing where it does not suffice
+__all__ = [
+    "Action",
+    "Catalogue",
+    "Excerpt",
+    "Explanation",
+    "Loser",
+    "Match",
+    "Signature",
+    "Why",
+    "facts_of",
+    "from_mapping",
+    "read",
+    "shipped",
+]
+
 _CACHED: Final = 8192  # facts are few and come again and again
 
-
-class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One known cause of failures, with the lines that prove its patterns right."""
-
-    name: str
-    category: Category
-    cause: str
-    fix: str
-    transient: bool = False  # a rerun on the same commit can pass
-    hard_stop: bool = False  # never rerun, whatever else matched
-    priority: int = 50
-    owner: str = ""
-    platforms: tuple[PlatformName, ...] = ()  # none named: all
-    facts: tuple[str, ...] = ()  # RE2 on a fact line, anchored at both ends
-    text: tuple[str, ...] = ()  # RE2 on a line of the excerpt, anywhere in it
-    matches: tuple[str, ...]
-    confusers: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.transient and self.hard_stop:
-            raise ValueError("a signature is transient or a hard stop, not both")
-        if not self.facts and not self.text:
-            raise ValueError("a signature needs at least one pattern in `facts` or `text`")
+Excerpt = str | Sequence[Line] | Sequence[tuple[int, str]] | None
+"""Text whose lines are counted from 1, or lines with their numbers, in order."""
 
 
 class Match(NamedTuple):
-    """The signature that won, the line that proves it, and what its named groups captured."""
+    """A signature, the line that proves it, what its named groups captured, and the line's number; a fact has none."""
 
     signature: Signature
     line: str
     captures: tuple[tuple[str, str], ...]
+    number: int | None = None
+
+
+class Why(StrEnum):
+    """Why a signature that matched does not explain the failure."""
+
+    HARD_STOP = "a hard stop outranks it"
+    PRIORITY = "another one has a higher priority"
+    EARLIER = "another one of its priority stands later, or first by name"
+    PLATFORM = "it is for another platform"
+    EXPIRED = "it was not valid on that day"
+    CONDITION = "a line that must be near is not, or one that must not be is"
+
+
+class Loser(NamedTuple):
+    """A signature that matched and lost."""
+
+    match: Match
+    why: Why
+
+
+class Explanation(NamedTuple):
+    """The winner, and all others that matched, the strongest first."""
+
+    winner: Match | None
+    losers: tuple[Loser, ...]
 
 
 def facts_of(
@@ -73,115 +91,177 @@ def facts_of(
 
 
 class Catalogue:
-    """All signatures in force, compiled to one set of facts and one of text."""
+    """All signatures in force, compiled to one database of facts and one of lines."""
 
     def __init__(self, signatures: Iterable[Signature]) -> None:
         """Compile `signatures`.
 
         Raises:
-            ConfigError: two of one name, or a pattern that RE2 does not take; the entry is named.
+            ConfigError: two of one name, or a pattern that Hyperscan does not take.
         """
-        self.signatures: Final = tuple(sorted(signatures, key=lambda s: (not s.hard_stop, -s.priority, s.name)))
+        self.signatures: Final = tuple(sorted(signatures, key=lambda s: (*_strength(s), s.name)))
         names = [s.name for s in self.signatures]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"signature {name}: stands twice in the catalogue")
-        self._facts: Final = _Patterns(
-            [(rank, f"^(?:{p})$") for rank, s in enumerate(self.signatures) for p in s.facts], names
-        )
-        self._text: Final = _Patterns([(rank, p) for rank, s in enumerate(self.signatures) for p in s.text], names)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"signature {twice[0]}: stands twice in the catalogue")
+        self._facts: Final = _Index({s.name: tuple(map(whole, s.facts)) for s in self.signatures})
+        self._lines: Final = _Index({s.name: (*s.text, *s.near, *s.unless) for s in self.signatures})
         self._cached: Final = lru_cache(_CACHED)(self._match)
 
-    def match(self, platform: str, facts: tuple[str, ...], text: str | None) -> Match | None:
-        """The signature that explains a failure best, or None; a pure function of its arguments."""
-        return self._match(platform, facts, text) if text else self._cached(platform, facts, "")
+    def match(self, platform: str, facts: tuple[str, ...], text: Excerpt, *, on: date | None = None) -> Match | None:
+        """The signature that explains a failure best, or None; a pure function of its arguments.
 
-    def _match(self, platform: str, facts: tuple[str, ...], text: str | None) -> Match | None:
-        told = "\n".join(facts)
-        ranks = {
-            rank
-            for patterns, where in ((self._facts, told), (self._text, text))
-            if where
-            for rank in patterns.hits(where)
-        }
-        for rank in sorted(ranks):
-            signature = self.signatures[rank]
-            if not signature.platforms or platform in signature.platforms:
-                found = self._text.last(rank, text or "") or self._facts.last(rank, told)
-                if found is not None:
-                    return Match(signature, *found)
+        `on` is the day, UTC, of the failure: without it, no signature has expired.
+        """
+        return self._match(platform, facts, text, on) if text else self._cached(platform, facts, "", on)
+
+    def _match(self, platform: str, facts: tuple[str, ...], text: Excerpt, on: date | None) -> Match | None:
+        reading = self._read(facts, text)
+        able = (s for s in reading.ranks() if self.signatures[s].is_for(platform) and self.signatures[s].is_valid(on))
+        for _, equals in groupby(able, key=lambda rank: _strength(self.signatures[rank])):
+            matches = [match for rank in equals if (match := reading.proof(rank)) is not None]
+            if matches:
+                return max(matches, key=_place)  # of several, the first: the earlier name
         return None
 
+    def explain(self, platform: str, facts: tuple[str, ...], text: Excerpt, *, on: date | None = None) -> Explanation:
+        """What `match` gives, and every other signature of which a pattern matches, with the reason why it lost."""
+        winner = self.match(platform, facts, text, on=on)
+        reading = self._read(facts, text)
+        losers = []
+        for rank in reading.ranks():
+            proof = reading.proof(rank)
+            shown = proof or reading.proof(rank, conditions=False)
+            if shown is not None and (winner is None or shown.signature is not winner.signature):
+                losers.append(Loser(shown, _why(shown, winner, platform, on, fulfilled=proof is not None)))
+        return Explanation(winner, tuple(losers))
 
-class _Patterns:
-    """Patterns of many signatures as one RE2 set, and each alone to find the line."""
+    def find(self, block: bytes) -> list[int]:
+        """Where the lines of `block`, in UTF-8, begin that some pattern matches: what a reader of logs has to keep."""
+        starts: list[int] = []
+        behind = 0  # where the line begins that is not looked at yet
+        for end, _ in self._lines.patterns.ends(block):
+            if end > behind:
+                starts.append(block.rfind(b"\n", behind, end - 1) + 1 or behind)
+                behind = block.find(b"\n", end - 1) + 1 or len(block) + 1
+        return starts
 
-    def __init__(self, patterns: list[tuple[int, str]], names: list[str]) -> None:
-        options = re2.Options()
-        options.never_nl = False
-        options.log_errors = False
-        options.max_mem = _DFA_BYTES
-        self._ranks: Final = [rank for rank, _ in patterns]
-        self._set = re2.Set.SearchSet(options)
-        self._single: Final[dict[int, list[Any]]] = {}
-        for rank, pattern in patterns:
-            if len(pattern) > _MAX_PATTERN:
-                raise ConfigError(f"signature {names[rank]}: a pattern is longer than {_MAX_PATTERN} characters")
-            try:
-                compiled = re2.compile(f"(?m){pattern}", options)
-            except re2.error as error:
-                raise ConfigError(f"signature {names[rank]}: pattern {pattern!r}: {error}") from None
-            self._set.Add(f"(?m){pattern}")
-            self._single.setdefault(rank, []).append(compiled)
-        if patterns:
-            self._set.Compile()
-
-    def hits(self, where: str) -> set[int]:
-        """Ranks of the signatures of which some pattern matches."""
-        return {self._ranks[i] for i in self._set.Match(where) or ()} if self._ranks else set()
-
-    def last(self, rank: int, where: str) -> tuple[str, tuple[tuple[str, str], ...]] | None:
-        """The last line that a pattern of the signature matches, and its captures."""
-        best = None
-        for pattern in self._single.get(rank, ()):
-            for found in pattern.finditer(where):
-                if best is None or found.start() >= best.start():
-                    best = found
-        if best is None:
-            return None
-        start = where.rfind("\n", 0, best.start()) + 1
-        end = where.find("\n", best.end())
-        captures = tuple(sorted((k, v) for k, v in best.groupdict().items() if v is not None))
-        return where[start : end if end >= 0 else len(where)], captures
+    def _read(self, facts: tuple[str, ...], text: Excerpt) -> _Reading:
+        lines = enumerate(text.split("\n"), 1) if isinstance(text, str) else ((x[0], x[1]) for x in text or ())
+        told = self._facts.told([(i, fact) for i, fact in enumerate(facts)])
+        return _Reading(self.signatures, told, self._lines.told(list(lines)))
 
 
-def read(source: str, text: str) -> tuple[Signature, ...]:
-    """The signatures written in the TOML `text`, each under [name].
-
-    Raises:
-        ConfigError: naming `source`, the entry and what is wrong with it.
-    """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    return tuple(from_mapping(f"{source}: {name}", name, entry) for name, entry in table.items())
+def _strength(signature: Signature) -> tuple[bool, int]:
+    """What sorts the stronger signature first."""
+    return not signature.hard_stop, -signature.priority
 
 
-def from_mapping(where: str, name: str, entry: Mapping[str, Any]) -> Signature:
-    """One signature from its table.
-
-    Raises:
-        ConfigError: naming `where` and the key.
-    """
-    try:
-        return msgspec.convert(dict(name=name, **entry), Signature)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from None
+def _place(match: Match) -> int:
+    return match.number or 0
 
 
-@lru_cache(1)
-def shipped() -> tuple[Signature, ...]:
-    """The signatures that come with this release, in order of name."""
-    found = (read(path.name, path.read_text("utf-8")) for path in sorted(Path(__file__).parent.glob("*.toml")))
-    return tuple(sorted((s for file in found for s in file), key=lambda s: s.name))
+def _why(loser: Match, winner: Match | None, platform: str, on: date | None, *, fulfilled: bool) -> Why:
+    signature = loser.signature
+    if not signature.is_for(platform):
+        return Why.PLATFORM
+    if not signature.is_valid(on):
+        return Why.EXPIRED
+    if not fulfilled or winner is None:
+        return Why.CONDITION
+    if winner.signature.hard_stop and not signature.hard_stop:
+        return Why.HARD_STOP
+    return Why.EARLIER if signature.priority == winner.signature.priority else Why.PRIORITY
+
+
+class _Index:
+    """Patterns of many signatures in one database."""
+
+    def __init__(self, patterns: Mapping[str, tuple[str, ...]]) -> None:
+        try:
+            self.patterns: Final = Patterns([p for each in patterns.values() for p in each])
+        except ValueError as error:
+            raise ConfigError(f"signature {_blamed(patterns)}: {error}") from None
+        self.owners: Final = [rank for rank, each in enumerate(patterns.values()) for _ in each]
+        self.first: Final = [0, *accumulate(map(len, patterns.values()))]
+
+    def told(self, lines: Sequence[tuple[int, str]]) -> _Told:
+        """What the patterns find in `lines`."""
+        data = [text.encode("utf-8", "replace") for _, text in lines]
+        starts = [0, *accumulate(len(line) + 1 for line in data)]
+        hits: dict[int, list[int]] = {}
+        for end, pattern in self.patterns.ends(b"\n".join(data)):
+            where = bisect_right(starts, end - 1) - 1
+            known = hits.setdefault(pattern, [])
+            if not known or known[-1] != where:
+                known.append(where)
+        return _Told(self, lines, data, hits)
+
+
+def _blamed(patterns: Mapping[str, tuple[str, ...]]) -> str:
+    """The first signature whose patterns cannot be compiled."""
+    for name, each in patterns.items():
+        try:
+            Patterns(each)
+        except ValueError:
+            return name
+    return "?"
+
+
+class _Told(NamedTuple):
+    """Lines, and which of them each pattern matches, in order."""
+
+    source: _Index
+    lines: Sequence[tuple[int, str]]
+    data: list[bytes]
+    hits: dict[int, list[int]]
+
+    def owners(self) -> set[int]:
+        """The signatures of which some pattern matches."""
+        return {self.source.owners[pattern] for pattern in self.hits}
+
+    def backwards(self, patterns: range) -> Iterator[tuple[int, tuple[tuple[str, str], ...]]]:
+        """The places of lines that one of `patterns` matches, the last first, with what was captured."""
+        places = sorted(((where, -p) for p in patterns for where in self.hits.get(p, ())), reverse=True)
+        for where, negated in places:
+            captures = self.source.patterns.captures(-negated, self.data[where])
+            if captures is not None:
+                yield where, captures
+
+    def has(self, pattern: int, number: int, within: int) -> bool:
+        """Whether `pattern` matches a line at most `within` lines from that of `number`."""
+        numbers = [self.lines[where][0] for where in self.hits.get(pattern, ())]
+        i = bisect_left(numbers, number - within)
+        return i < len(numbers) and numbers[i] <= number + within
+
+
+class _Reading:
+    """What all patterns find in the facts and the lines of one failure."""
+
+    def __init__(self, signatures: Sequence[Signature], facts: _Told, lines: _Told) -> None:
+        self._signatures: Final = signatures
+        self._facts: Final = facts
+        self._lines: Final = lines
+
+    def ranks(self) -> list[int]:
+        """The signatures that may match, the strongest first."""
+        return sorted(self._facts.owners() | self._lines.owners())
+
+    def proof(self, rank: int, *, conditions: bool = True) -> Match | None:
+        """The last line that proves a signature, else the first fact; None where nothing does."""
+        signature, first = self._signatures[rank], self._lines.source.first[rank]
+        for where, captures in self._lines.backwards(range(first, first + len(signature.text))):
+            number, line = self._lines.lines[where]
+            if not conditions or self._holds(signature, first + len(signature.text), number):
+                return Match(signature, line, captures, number)
+        first = self._facts.source.first[rank]
+        for where, captures in self._facts.backwards(range(first, first + len(signature.facts))):
+            return Match(signature, self._facts.lines[where][1], captures)
+        return None
+
+    def _holds(self, signature: Signature, first: int, number: int) -> bool:
+        """Whether what must be near the line of `number` is, and what must not be is not."""
+        behind = first + len(signature.near)
+        return all(self._lines.has(p, number, signature.within) for p in range(first, behind)) and not any(
+            self._lines.has(p, number, signature.within) for p in range(behind, behind + len(signature.unless))
+        )

@@ -95,7 +95,7 @@ def test_what_a_rulebook_cannot_mean_is_refused_by_key(case: str) -> None:
 
 
 def test_what_does_not_compile_is_refused_when_it_is_composed() -> None:
-    with pytest.raises(ConfigError, match="signature own: pattern"):
+    with pytest.raises(ConfigError, match="t: pattern"):
         rulebooks.compose(signatures=(from_mapping("t", "own", {**SIGNATURE, "text": ["("]}),))
     with pytest.raises(ConfigError, match="an artefact of model 'x'"):
         rulebooks.compose(scorer={"model": "x"})

@@ -198,18 +198,6 @@ def test_an_entry_that_contradicts_itself_is_refused(case: str) -> None:
         _made("a", **entry)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "signature a: pattern"), ("x" * 1001, "signature a: .*longer")])
-def test_a_pattern_that_re2_does_not_take_is_refused_by_name(pattern: str, message: str) -> None:
-    for kind in ("text", "facts"):
-        with pytest.raises(ConfigError, match=message):
-            Catalogue([_made("a", **{kind: [pattern]})])
-
-
-def test_a_backreference_is_no_re2() -> None:
-    with pytest.raises(ConfigError, match="signature a"):
-        Catalogue([_made("a", text=[r"(a)\1"])])
-
-
 def test_two_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="signature a: stands twice"):
         Catalogue([_made("a", text=["x"]), _made("a", text=["y"])])
