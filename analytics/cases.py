@@ -8,6 +8,21 @@ import msgspec
 
 from analytics.policy.decide import CaseView, FailedJob
 from models.records.event import Outcome
+from models.scorers.rerun_passes import NONE
+
+
+class Told(msgspec.Struct, array_like=True):
+    """What else a webhook told of a failed job, kept until its log is read: the job is explained and scored anew."""
+
+    facts: tuple[str, ...]
+    features: dict[str, float | str]
+
+    def with_exit_code(self, platform: str, exit_code: int | None) -> Told:
+        """The same with the exit code that the log shows, where the webhook told none."""
+        if exit_code is None or self.features["exit_code"] != NONE:
+            return self
+        fact = f"{platform} exit_code {exit_code}"
+        return Told((*self.facts, fact), self.features | {"exit_code": str(exit_code)})
 
 
 class Job(msgspec.Struct, array_like=True):
@@ -26,6 +41,9 @@ class Job(msgspec.Struct, array_like=True):
     native_retries: int
     score: float | None = None
     top: tuple[tuple[str, float], ...] = ()
+    awaits_second: int = 0  # of stream time, until which its log is waited for; 0: it is not
+    told: Told | None = None
+    explained: bool = False  # by its log
 
     def view(self, *, in_deploy: bool, in_fork: bool, repeated: bool) -> FailedJob:
         """The job as the policy sees it; what is true of its run is true of it."""
@@ -42,6 +60,7 @@ class Job(msgspec.Struct, array_like=True):
             self.native_retries,
             self.score,
             repeated,
+            self.awaits_second > 0,
         )
 
 

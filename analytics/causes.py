@@ -44,15 +44,19 @@ class Causes:
 
     def _read(self, detail: Detail) -> Cause:
         reason, step, text = detail.failure_reason, detail.step, detail.failure_excerpt
-        facts = facts_of(
-            platform=detail.platform,
-            outcome=detail.outcome,
-            reason=reason,
-            step=step,
-            exit_code=detail.failure_exit_code,
-        )
-        match = self._catalogue.match(detail.platform, facts, text)
+        match = self._catalogue.match(detail.platform, facts(detail), text)
         if match is None:
             return Cause((Diagnosis.NO_PATTERN if reason or step or text else Diagnosis.NO_TEXT).value)
         it = match.signature
         return Cause(Diagnosis.MATCHED.value, it.name, it.category.value, it.transient, it.hard_stop, it.cause)
+
+
+def facts(detail: Detail) -> tuple[str, ...]:
+    """What the webhook says of a failure, as lines that signatures know."""
+    return facts_of(
+        platform=detail.platform,
+        outcome=detail.outcome,
+        reason=detail.failure_reason,
+        step=detail.step,
+        exit_code=detail.failure_exit_code,
+    )

@@ -32,6 +32,7 @@ class Desk:
         self.rulebook = rulebook
         self._here = Context(self.number, 0, 0, rulebook.digest)
         self.causes = Causes(rulebook.catalogue)
+        self.await_log_ms = rulebook.policy.await_log_seconds * 1000
         self.by_job = [(d, milliseconds(d.within)) for d in rulebook.detectors if d.by == JOB]
         self.by_absence = [d for d in rulebook.detectors if d.by == JOB_RUN]
         self.repeated = [(d, within) for d, within in self.by_job if type(d).__name__ == "RepeatedFailure"]

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-from analytics.cases import Case, Job
-from analytics.causes import Cause
+from analytics.case_rows import Failed, LogRead, Touch, Unscored, decision_row, diagnosis_row, failure_row, features_of
+from analytics.cases import Case, Job, Told
+from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import Seen
-from analytics.findings import Context
 from analytics.histories import Histories
 from analytics.memory import Generations
-from analytics.policy.decide import Decision, FailedJob, decide
+from analytics.policy.decide import FailedJob, decide
+from analytics.proof import prove
 from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Detail, Rows, case_key_of
-from models.records.event import Outcome, case_id, uuid5_text
-from models.records.outputs import DecisionRow, Failure
-from models.scorers.rerun_passes import features
-from models.scorers.scorer import Features
+from models.records.columns import Mark
+from models.records.event import Outcome, case_id
+from models.records.evidence import Evidence
+from models.records.outputs import DecisionRow, DiagnosisRow, Failure
+from models.scorers.rerun_passes import NONE
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
 """How long the end of a run is waited for after its last news."""
 CASE_KEPT_MS: Final = 1_800_000
 """How long a case is kept after its last news once nothing more is waited for. Jobs of one attempt that fail further
 apart are decided on without each other, so it must be longer than a job usually takes."""
-
-
-class _Touch(NamedTuple):
-    """A case as it stood when something about it changed; decided on once the batch is scored."""
-
-    case: Case
-    jobs: list[tuple[Job, bool]]
-    ended: Outcome | None
-    given_up: bool
-    in_deploy: bool
-    in_fork: bool
-    received_ms: int
-    newest_ms: int
-    where: Context
-
-
-class _Diagnosed(NamedTuple):
-    """A failure that waits for its score."""
-
-    detail: Detail
-    job: Job
-    case: Case
-    cause: Cause
-    late: bool
-    where: Context
 
 
 class Cases:
@@ -63,9 +40,10 @@ class Cases:
         self._cases: dict[str, Case] = {}
         self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
         self.retired: Final[Generations[int]] = Generations(MOST_REMEMBERED)
-        self._diagnosed: list[_Diagnosed] = []
-        self._touches: list[_Touch] = []
+        self._unscored: list[Unscored] = []
+        self._touches: list[Touch] = []
         self.failures: list[Failure] = []
+        self.diagnoses: list[DiagnosisRow] = []
         self.decisions: list[DecisionRow] = []
 
     def trouble(self, rows: Rows, i: int, job_run: str, code: int) -> None:
@@ -125,17 +103,52 @@ class Cases:
         """Explain one failed job and put it into its case and its history."""
         detail, desk, position = rows.details[i], self._desk, rows.positions[i]
         cause = desk.causes.of(detail)
-        job = _job(detail, cause, rows.job_keys[i], rows.at[i])
+        job, known = _job(detail, cause, rows.job_keys[i], rows.at[i]), features_of(detail, cause)
+        if desk.await_log_ms and detail.job_id is not None:
+            job.awaits_second = desk.timers.at(desk.stream_ms + desk.await_log_ms, "log", case.key)
+            job.told = Told(facts(detail), known)
         name = detail.job_id or detail.job_name or ""
-        known = case.jobs.get(name)
-        if known is None or (known.at_ms, known.failure_id) < (job.at_ms, job.failure_id):
+        before = case.jobs.get(name)
+        if before is None or (before.at_ms, before.failure_id) < (job.at_ms, job.failure_id):
             case.jobs[name] = job
         late = job.at_ms <= desk.stream_ms - desk.kept_ms
-        self._diagnosed.append(_Diagnosed(detail, job, case, cause, late, desk.where(position)))
+        self._unscored.append(Unscored(Failed(detail, case.case_id, cause, late), job, desk.where(position), known))
         if detail.job_name is not None:
             outcome, commit = OUTCOMES[rows.outcomes[i]], detail.commit_sha
             seen = Seen(job.at_ms, job.failure_id, outcome, commit, case.pipeline_id, case.attempt, case.key)
             self._histories.remember(job.job_key, seen, position)
+
+    def evidence(self, evidence: Evidence, mark: Mark) -> None:
+        """Explain a failure anew by what its log showed, and decide on its case again.
+
+        A job is explained by its log once; what comes for it again, as after a crash of the reader, changes nothing.
+        """
+        self.conclude()  # a job has its score before another takes its place
+        where, catalogue = self._desk.where(mark.position), self._desk.rulebook.catalogue
+        case = self._cases.get(evidence.case_key)
+        job = case.jobs.get(evidence.job_id) if case is not None else None
+        if case is None or job is None or job.told is None or job.failure_id != evidence.event_id:
+            if job is None or not job.explained:
+                about = LogRead(evidence, _case_of(evidence), prove(catalogue, "", (), evidence), mark.received_ms)
+                self.diagnoses.append(diagnosis_row(about, None, where))
+            return
+        told = job.told.with_exit_code(case.platform, evidence.exit_code)
+        proof = prove(catalogue, case.platform, told.facts, evidence)
+        case.jobs[evidence.job_id] = new = _explained(job, proof.cause)
+        known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
+        self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))
+        self._touch(case, mark.received_ms, mark.position)
+
+    def stop_waiting(self, key: str, second: int, position: int) -> None:
+        """Decide without the logs that were waited for until `second`; they may still come."""
+        case = self._cases.get(key)
+        due = [name for name, job in case.jobs.items() if job.awaits_second == second] if case is not None else []
+        if case is None or not due:
+            return
+        self.conclude()
+        for name in due:
+            case.jobs[name] = msgspec.structs.replace(case.jobs[name], awaits_second=0)
+        self._touch(case, second * 1000, position)
 
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
@@ -143,7 +156,7 @@ class Cases:
         wait = RUN_PATIENCE_MS if case.ended is None and not case.given_up else CASE_KEPT_MS
         case.due_second = desk.timers.at(desk.stream_ms + wait, "case", case.key)
         self._touches.append(
-            _Touch(
+            Touch(
                 case,
                 [(job, repeated(job.job_key, job.at_ms)) for job in case.failed_jobs()],
                 case.ended,
@@ -177,16 +190,19 @@ class Cases:
 
     def conclude(self) -> None:
         """Score all failures of the batch at once, then decide, in the order of the walk."""
-        if self._diagnosed:
-            scores = self._desk.rulebook.scorer.score([_features(d) for d in self._diagnosed])
-            for diagnosed, score in zip(self._diagnosed, scores, strict=True):
-                diagnosed.job.score, diagnosed.job.top = score.value, score.top
-                self.failures.append(_failure_row(diagnosed, score.version))
+        if self._unscored:
+            scores = self._desk.rulebook.scorer.score([unscored.features for unscored in self._unscored])
+            for (about, job, where, _), score in zip(self._unscored, scores, strict=True):
+                job.score, job.top = score.value, score.top
+                if isinstance(about, Failed):
+                    self.failures.append(failure_row(about, score, where, job.at_ms))
+                else:
+                    self.diagnoses.append(diagnosis_row(about, score, where))
         for touch in self._touches:
             self._decide(touch)
-        self._diagnosed, self._touches = [], []
+        self._unscored, self._touches = [], []
 
-    def _decide(self, touch: _Touch) -> None:
+    def _decide(self, touch: Touch) -> None:
         """Decide on a case as it stood; say so if verdict, reason, calls or jobs are not what was said last."""
         case = touch.case
         views = [
@@ -201,51 +217,15 @@ class Cases:
         if said != case.last:
             case.last = said
             case.revision += 1
-            self.decisions.append(self._decision_row(touch, decision, views, said))
-
-    def _decision_row(self, touch: _Touch, decision: Decision, views: list[FailedJob], said: list[Any]) -> DecisionRow:
-        case, rulebook, where = touch.case, self._desk.rulebook, touch.where
-        verdict, reason, calls, covered = said
-        explanation = {
-            "jobs": [view._asdict() for view in views],
-            "run_ended": touch.ended,
-            "rerun_after": case.rerun_after,
-            "score_moved_by": _worst(touch.jobs).top,
-        }
-        return DecisionRow(
-            decision_id=uuid5_text("decision", case.case_id, str(case.revision)),
-            case_id=case.case_id,
-            revision=case.revision,
-            shard=where.shard,
-            position=where.position,
-            platform=case.platform,
-            instance=case.instance,
-            repository=case.repository,
-            pipeline_id=case.pipeline_id,
-            workflow_id=case.workflow_id,
-            attempt=case.attempt,
-            commit_sha=case.commit_sha,
-            branch=case.branch,
-            verdict=verdict,
-            reason=reason,
-            mode=rulebook.policy.mode,
-            action=decision.action,
-            calls=calls,
-            jobs=covered,
-            signature=decision.signature,
-            score=decision.score,
-            model=rulebook.scorer.version,
-            explanation=msgspec.json.encode(explanation).decode(),
-            occurred_ms=touch.newest_ms,
-            received_ms=touch.received_ms,
-            at_ms=where.at_ms,
-            rulebook=where.rulebook,
-        )
+            self.decisions.append(decision_row(touch, decision, views, said, self._desk.rulebook))
 
     def set_timers(self) -> None:
         """Make due again what the cases say is due."""
         for case in self._cases.values():
             self._desk.timers.at(case.due_second * 1000, "case", case.key)
+            for job in case.jobs.values():
+                if job.awaits_second:
+                    self._desk.timers.at(job.awaits_second * 1000, "log", case.key)
 
     def state(self) -> list[Any]:
         """All cases as plain data."""
@@ -275,70 +255,28 @@ def _job(detail: Detail, cause: Cause, job_key: str, at_ms: int) -> Job:
     )
 
 
-def _features(diagnosed: _Diagnosed) -> Features:
-    detail, cause = diagnosed.detail, diagnosed.cause
-    return features(
-        platform=detail.platform,
-        outcome=detail.outcome,
-        attempt=detail.attempt,
-        failed_jobs=1,
+def _explained(job: Job, cause: Cause) -> Job:
+    """The job as its log explains it; what was asked of it before stays as it was."""
+    return msgspec.structs.replace(
+        job,
         signature=cause.signature,
-        category=cause.category,
-        reason=detail.failure_reason,
-        step=detail.step,
-        trigger=detail.trigger,
-        is_default_branch=detail.is_default_branch,
-        duration_ms=detail.duration_ms,
-        exit_code=detail.failure_exit_code,
+        transient=bool(cause.transient),
+        hard_stop=cause.hard_stop,
+        awaits_second=0,
+        told=None,
+        explained=True,
     )
 
 
-def _failure_row(diagnosed: _Diagnosed, model: str) -> Failure:
-    detail, job, case, cause, late, where = diagnosed
-    return Failure(
-        failure_id=job.failure_id,
-        case_id=case.case_id,
-        shard=where.shard,
-        position=where.position,
-        platform=detail.platform,
-        instance=detail.instance,
-        repository=detail.repository,
-        pipeline_id=detail.pipeline_id,
-        workflow_id=detail.workflow_id,
-        attempt=detail.attempt,
-        job_id=detail.job_id,
-        workflow=detail.workflow,
-        job_name=detail.job_name,
-        commit_sha=detail.commit_sha,
-        branch=detail.branch,
-        author=detail.author,
-        outcome=detail.outcome,
-        occurred_ms=job.at_ms,
-        received_ms=detail.received_ms,
-        duration_ms=detail.duration_ms,
-        exit_code=detail.failure_exit_code,
-        reason=detail.failure_reason,
-        step=detail.step,
-        excerpt=detail.failure_excerpt,
-        diagnosis=cause.diagnosis,
-        signature=cause.signature,
-        category=cause.category,
-        transient=cause.transient,
-        cause=cause.words,
-        score=job.score,
-        model=model,
-        late=late,
-        rulebook=where.rulebook,
-        url=detail.url,
+def _case_of(evidence: Evidence) -> str:
+    return case_id(
+        instance=evidence.instance,
+        repository=evidence.repository,
+        pipeline_id=evidence.pipeline_id,
+        workflow_id=evidence.workflow_id,
+        attempt=evidence.attempt,
     )
 
 
 def _by_time(job: FailedJob) -> tuple[int, str]:
     return job.at_ms, job.failure_id
-
-
-def _worst(jobs: list[tuple[Job, bool]]) -> Job:
-    """The job whose rerun is least likely to pass."""
-    if len(jobs) == 1:
-        return jobs[0][0]
-    return min((job for job, _ in jobs), key=lambda job: (job.score is None, job.score or 0.0, job.failure_id))

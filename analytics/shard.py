@@ -22,21 +22,22 @@ from typing import Final, Self
 import msgspec
 import pyarrow as pa
 
+from analytics.dead import dead_letter
 from analytics.desk import Desk
 from analytics.histories import Histories
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
 from analytics.panes import BUCKETS, MINUTE_MS, Panes
+from analytics.proof import read_evidence
 from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED, Rows
 from analytics.rulebook import Rulebook
 from analytics.runs import Runs
 from models.records.columns import Batch, Mark
 from models.records.entry import Kind
-from models.records.errors import ConfigError, GuardError
-from models.records.event import uuid5_text
+from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
-SNAPSHOT_VERSION: Final = 1
+SNAPSHOT_VERSION: Final = 2
 _PACKED: Final = pa.Codec("zstd", compression_level=1)
 """What a snapshot costs is its bytes, on their way into the recovery store at the end of every epoch."""
 
@@ -162,8 +163,16 @@ class Shard:
     def _said(self, stats: ShardStats) -> ShardOutput:
         """Hand over what the batch made us say."""
         findings, cases = self._desk.findings, self._cases
-        said = ShardOutput(cases.failures, findings.said, cases.decisions, self._aggregates, self._dead_letters, stats)
-        findings.said, cases.failures, cases.decisions = [], [], []
+        said = ShardOutput(
+            cases.failures,
+            findings.said,
+            cases.decisions,
+            self._aggregates,
+            self._dead_letters,
+            cases.diagnoses,
+            stats,
+        )
+        findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 
     def _walk(self, rows: Rows, part: Iterable[tuple[int, str, int, int, str, int]]) -> None:
@@ -207,6 +216,8 @@ class Shard:
                         self._runs.look(key, second, position)
                     case "case":
                         self._cases.review(key, second, position)
+                    case "log":
+                        self._cases.stop_waiting(key, second, position)
                     case "finding":
                         self._histories.recheck(key, second, position)
                     case "history":
@@ -251,16 +262,18 @@ class Shard:
                 self._control(mark)
             case Kind.REJECT:
                 self._reject(mark)
+            case Kind.EVIDENCE:
+                self._evidence(mark)
             case None:
                 self._unreadable(mark)
             case _:
-                self._dead(mark, "not_read_yet", f"{mark.kind} entries are not read by this release", None)
+                self._dead(mark, "not_read_yet", f"{mark.kind} entries are not read by this release")
 
     def _control(self, mark: Mark) -> None:
         try:
             rulebook = self._resolve(msgspec.json.decode(mark.payload, type=_Control).rulebook)
         except (*_UNREADABLE, ConfigError) as error:
-            self._dead(mark, "bad_control", str(error), None)
+            self._dead(mark, "bad_control", str(error))
             return
         self._cases.conclude()
         self._desk.take(rulebook)
@@ -268,11 +281,19 @@ class Shard:
         self._histories.judge_anew(mark.position)
         self._set_timers()
 
+    def _evidence(self, mark: Mark) -> None:
+        try:
+            evidence = read_evidence(mark.payload)
+        except MalformedPayload as error:
+            self._dead(mark, error.reason, error.detail)
+            return
+        self._cases.evidence(evidence, mark)
+
     def _reject(self, mark: Mark) -> None:
         try:
             said = msgspec.json.decode(mark.payload, type=_Reject)
         except _UNREADABLE as error:
-            self._dead(mark, "malformed_payload", f"a reject that cannot be read: {error}", None)
+            self._dead(mark, "malformed_payload", f"a reject that cannot be read: {error}")
             return
         self._dead(mark, said.reason, said.detail, said.source)
 
@@ -285,24 +306,10 @@ class Shard:
                 f"shard {self.number}: more than {self._most_bad} of {REJECT_WINDOW} entries before entry "
                 f"{mark.entry_ms}-{mark.entry_seq} cannot be read, the last because: {mark.detail}"
             )
-        self._dead(mark, mark.reason or "unreadable", mark.detail, None)
+        self._dead(mark, mark.reason or "unreadable", mark.detail)
 
-    def _dead(self, mark: Mark, reason: str, detail: str, source: str | None) -> None:
-        entry = f"{mark.entry_ms}-{mark.entry_seq}"
-        self._dead_letters.append(
-            DeadLetter(
-                dead_letter_id=uuid5_text("dead", str(self.number), entry, str(mark.part)),
-                shard=self.number,
-                position=mark.position,
-                entry_id=entry,
-                part=mark.part,
-                reason=_storable(reason),
-                detail=_storable(detail),
-                source=None if source is None else _storable(source),
-                payload=mark.payload,
-                received_ms=mark.received_ms,
-            )
-        )
+    def _dead(self, mark: Mark, reason: str, detail: str, source: str | None = None) -> None:
+        self._dead_letters.append(dead_letter(self.number, mark, reason, detail, source))
 
     def _close(self, minute: int, position: int) -> None:
         self._open_minutes.discard(minute)
@@ -398,8 +405,3 @@ def unpacked(data: bytes) -> bytes:
     """The msgpack inside a snapshot."""
     state: bytes = _PACKED.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True)
     return state
-
-
-def _storable(text: str) -> str:
-    """`text` as PostgreSQL takes it."""
-    return text.replace("\0", "\ufffd")

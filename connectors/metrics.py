@@ -20,7 +20,7 @@ import prometheus_client
 from connectors.metric_kinds import BOTH, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
-from models.records.outputs import FindingState, Reason, Verdict
+from models.records.outputs import Diagnosis, FindingState, Reason, Verdict
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
@@ -190,6 +190,15 @@ def guard_failures_total(*, signature: str) -> None:
     """Failed jobs, by the signature that explains them; "none" where none does.
 
     One signature jumps: a common cause, an incident. "none" grows: a signature is missing.
+    """
+
+
+@counter(unit="failures", of=["flow"])
+def guard_diagnoses_total(*, diagnosis: Diagnosis) -> None:
+    """Failed jobs whose log was read, or is known not to be readable, by what came of it.
+
+    no_pattern grows: a signature is missing. not_read grows: a credential is missing or has expired, or a platform is
+    away. no_log grows: logs are erased before they are read.
     """
 
 

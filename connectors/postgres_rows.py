@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from connectors.postgres import Progress
-from models.records.outputs import Aggregate, DeadLetter, DecisionRow, Failure, FindingRow, ShardOutput
+from models.records.outputs import Aggregate, DeadLetter, DecisionRow, DiagnosisRow, Failure, FindingRow, ShardOutput
 
 TEXT_BYTES: Final = 32 << 20  # a jsonb value ends at 256 MiB, and both sides hold the text in memory
 
@@ -36,7 +36,7 @@ _TIMES = {
 _TYPES_BY_NAME = {
     **dict.fromkeys(_TIMES, "timestamptz"),
     **dict.fromkeys(("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id"), "uuid"),
-    **dict.fromkeys(("subject", "calls", "explanation"), "jsonb"),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {
@@ -68,8 +68,7 @@ class Written(NamedTuple):
     @property
     def tables(self) -> tuple[list[Any], ...]:
         """The rows of each of TABLES."""
-        output = self.output
-        return output.failures, output.findings, output.decisions, output.aggregates, output.dead_letters
+        return self.output.rows
 
     @property
     def rows(self) -> int:
@@ -102,6 +101,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "decisions": _columns(DecisionRow),
     "aggregates": _columns(Aggregate),
     "dead_letters": _columns(DeadLetter),
+    "diagnoses": _columns(DiagnosisRow),
 }
 
 _INSERT = """

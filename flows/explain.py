@@ -20,6 +20,7 @@ from models.records.outputs import Reason, Verdict
 WORDS: Final[Mapping[Reason, str]] = {
     Reason.TRANSIENT_CAUSE: "the cause passes by itself, and a rerun is likely to pass",
     Reason.RUN_IN_PROGRESS: "the run has not ended, and the platform takes no rerun before",
+    Reason.AWAITING_LOG: "the log of the failed job is being read, and may say more",
     Reason.RUN_END_UNSEEN: "the end of the run was waited for in vain",
     Reason.RUN_PASSED: "the run passed all the same",
     Reason.RUN_CANCELLED: "the run was called off",

@@ -200,7 +200,7 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
                 raise
             observe.judged(output)
             now = time.monotonic()
-            if any(output[:5]) or now - self._told > QUIET_SECONDS:
+            if any(output.rows) or now - self._told > QUIET_SECONDS:
                 self._told = now
                 said.append((self._redacted(output), self._progress(self._shard, entry_id)))
         return said, StatefulBatchLogic.RETAIN

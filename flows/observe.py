@@ -43,6 +43,8 @@ def judged(output: ShardOutput) -> None:
         metrics.guard_late_events_total().inc(output.stats.late)
     for signature, count in Counter(f.signature or "none" for f in output.failures).items():
         metrics.guard_failures_total(signature=signature).inc(count)
+    for diagnosis, count in Counter(d.diagnosis for d in output.diagnoses).items():
+        metrics.guard_diagnoses_total(diagnosis=diagnosis).inc(count)  # type: ignore[arg-type]  # its value
     for (detector, state), count in Counter((f.detector, f.state) for f in output.findings).items():
         metrics.guard_findings_total(detector=detector, state=state).inc(count)  # type: ignore[arg-type]  # its value
     for (verdict, reason), count in Counter((d.verdict, d.reason) for d in output.decisions).items():

@@ -1,8 +1,8 @@
 """From a case to a decision: first refusal wins, and every refusal names its reason.
 
 The order is the policy. What must never be run again stands first (a run that passed, deployments, hard stops), then
-what is not known or not transient, then what has had its chance, then the score. WAIT stands where only the platform
-holds us back, so that a case that will be refused anyway is refused at once.
+what is not known or not transient, then what has had its chance, then the score. WAIT stands where a log is still to be
+read, and where only the platform holds us back, so that a case that will be refused anyway is refused at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The one fixed policy's numbers."""
 
     mode: Mode = "observe"
+    await_log_seconds: int = 0  # how long the log of a failed job is waited for, in stream time; 0 where none is read
     most_attempts: int = 1  # the attempt after which nothing is run again
     most_failed_jobs: int = 5  # more at once is real, or an outage (PyTorch test-infra's rule)
     least_score: float = 0.5  # least chance that a rerun passes
@@ -43,6 +44,7 @@ class FailedJob(NamedTuple):
     native_retries: int
     score: float | None
     repeated: bool
+    awaits_log: bool = False  # its log may still say what failed
 
 
 class CaseView(NamedTuple):
@@ -79,6 +81,7 @@ _Jobs = Sequence[FailedJob]
 _NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool], bool], ...]] = (
     (Reason.DEPLOY_JOB, attrgetter("is_deploy"), True),
     (Reason.HARD_STOP, attrgetter("hard_stop"), True),
+    (Reason.AWAITING_LOG, attrgetter("awaits_log"), True),
     (Reason.UNKNOWN_CAUSE, lambda job: job.signature is None, False),
     (Reason.NOT_TRANSIENT, lambda job: not job.transient, False),
     (Reason.FORK, attrgetter("is_fork"), False),
@@ -86,7 +89,8 @@ _NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool], bool], ...]] = (
     (Reason.REPEATED_FAILURE, attrgetter("repeated"), False),
     (Reason.SCORE_UNKNOWN, lambda job: job.score is None, False),
 )
-"""What forbids a rerun, and whether it does so in a job that may fail too."""
+"""What forbids a rerun, and whether it does so in a job that may fail too. A log changes nothing of the first two, and
+may bring a hard stop to light that forbids what all the rest would allow."""
 
 
 def decide(case: CaseView, policy: Policy) -> Decision:
@@ -102,7 +106,8 @@ def decide(case: CaseView, policy: Policy) -> Decision:
     for reason, refuses, in_any in _NEVER:
         for job in rerun if in_any else jobs:
             if refuses(job):
-                return Decision(Verdict.SKIP, reason, job.signature, job.score)
+                verdict = Verdict.WAIT if reason is Reason.AWAITING_LOG else Verdict.SKIP
+                return Decision(verdict, reason, job.signature, job.score)
     worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
     refusal = Reason.NOT_RERUNNABLE if case.rerun_after is None else _about_all(case, policy, jobs, worst)
     if refusal is not None:

@@ -51,3 +51,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     compared: bool = False  # there was a passing log of this job to compare with
     template: str | None = None  # the masked line that stands for the failure, by which unknown ones are grouped
     normaliser: int = 0  # version of what made these lines of the log
+
+    @property
+    def case_key(self) -> str:
+        """The key of its run attempt, as the shard makes it of an event."""
+        return "\x1f".join(
+            (self.instance, self.repository, self.pipeline_id, self.workflow_id or "", str(self.attempt))
+        )

@@ -7,7 +7,7 @@ the same name in connectors/sql; a test holds fields and columns equal.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Category(StrEnum):
@@ -33,6 +33,8 @@ class Diagnosis(StrEnum):
     MATCHED = "matched"
     NO_PATTERN = "no_pattern"  # there was text, and no signature knows it
     NO_TEXT = "no_text"  # the webhook said nothing to match on
+    NO_LOG = "no_log"  # nor has the platform a log of it
+    NOT_READ = "not_read"  # nor could its log be read
 
 
 class Failure(NamedTuple):
@@ -72,6 +74,39 @@ class Failure(NamedTuple):
     late: bool
     rulebook: str
     url: str | None
+
+
+class DiagnosisRow(NamedTuple):
+    """How a failure is understood once its log was read, or is known not to be readable. One for each failure."""
+
+    failure_id: str
+    case_id: str
+    shard: int
+    position: int
+    reading: str  # read, no_log or not_read
+    why: str | None  # of no_log and not_read
+    diagnosis: str
+    signature: str | None
+    category: str | None
+    transient: bool | None
+    cause: str | None
+    line: int | None  # number of the matched line in the log as the platform gave it, from 1
+    matched: str | None  # that line, or the fact of the webhook that matched
+    seen_passing: bool  # the last passing log of the job has the matched line too
+    captures: str  # JSON object
+    exit_code: int | None
+    lines: str  # JSON array of [number, text, new]: the excerpt
+    log_lines: int
+    log_bytes: int
+    cut: bool
+    compared: bool
+    template: str | None
+    normaliser: int
+    score: float | None
+    model: str | None
+    received_ms: int
+    at_ms: int  # stream time
+    rulebook: str
 
 
 class FindingState(StrEnum):
@@ -116,6 +151,7 @@ class Reason(StrEnum):
 
     TRANSIENT_CAUSE = "transient_cause"
     RUN_IN_PROGRESS = "run_in_progress"
+    AWAITING_LOG = "awaiting_log"
     RUN_END_UNSEEN = "run_end_unseen"
     RUN_PASSED = "run_passed"
     RUN_CANCELLED = "run_cancelled"
@@ -214,4 +250,10 @@ class ShardOutput(NamedTuple):
     decisions: list[DecisionRow]
     aggregates: list[Aggregate]
     dead_letters: list[DeadLetter]
+    diagnoses: list[DiagnosisRow] = []  # noqa: RUF012 - never added to in place
     stats: ShardStats = ShardStats(0, 0, 0)
+
+    @property
+    def rows(self) -> tuple[list[Any], ...]:
+        """What goes into a table each, in the order of the fields."""
+        return self[:-1]

@@ -15,6 +15,7 @@ from models.records import columns, payload
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import ConfigError
 from models.records.event import Event, Outcome
+from models.records.evidence import Evidence, Line, Reading
 from models.records.outputs import FindingRow, FindingState, ShardOutput
 from models.records.raw import RawEntry
 from models.scorers.rerun_passes import RerunPasses
@@ -29,7 +30,7 @@ SCORER = RerunPasses(
 RULEBOOK = rulebooks.compose(scorer=SCORER)
 OTHER_RULEBOOK = rulebooks.compose(
     scorer=SCORER,
-    policy={"least_score": 0.95},
+    policy={"least_score": 0.95, "await_log_seconds": 10},
     detectors={"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "10m"}},
 )
 
@@ -74,6 +75,23 @@ class Log:
         received_ms = given.pop("received_ms", None)
         return self.event(make_event(outcome, at_ms, **given), received_ms)
 
+    def evidence(self, of: Event, at_ms: int, **given: Any) -> Evidence:
+        """Append what the log of a failed job showed; READ unless `given` says otherwise, lines as pairs or triples."""
+        lines = tuple(Line(line[0], line[1], *(line[2:] or (True,))) for line in given.pop("lines", ()))
+        known: dict[str, Any] = {"reading": Reading.READ, "lines": lines, "log_lines": 100, "normaliser": 1, **given}
+        said = Evidence(
+            event_id=of.id,
+            instance=of.metadata.instance,
+            repository=of.repository,
+            pipeline_id=of.pipeline_id,
+            workflow_id=of.metadata.workflow_id,
+            job_id=of.job_id or "",
+            attempt=of.metadata.attempt,
+            **known,
+        )
+        self.put(Entry(Kind.EVIDENCE, Encoding.JSON, at_ms, msgspec.json.encode(said)))
+        return said
+
     def heartbeats(self, since_ms: int, until_ms: int, step_ms: int = MINUTE) -> None:
         """Append a heartbeat every `step_ms`, the last at `until_ms`."""
         for at in (*range(since_ms, until_ms, step_ms), until_ms):
@@ -84,12 +102,12 @@ class Log:
         self.put(Entry(Kind.CONTROL, Encoding.JSON, at_ms, msgspec.json.encode({"rulebook": rulebook.digest})))
 
 
-ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters")
+ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses")
 
 
 def nothing() -> ShardOutput:
     """No rows yet."""
-    return ShardOutput([], [], [], [], [])
+    return ShardOutput([], [], [], [], [], [])
 
 
 def add(said: ShardOutput, more: ShardOutput) -> None:

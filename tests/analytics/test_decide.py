@@ -58,6 +58,7 @@ REFUSALS: list[tuple[Reason, dict[str, Any], dict[str, Any]]] = [
     (Reason.ALLOWED_TO_FAIL, {}, {"allow_failure": True}),
     (Reason.DEPLOY_JOB, {}, {"is_deploy": True}),
     (Reason.HARD_STOP, {}, {"hard_stop": True}),
+    (Reason.AWAITING_LOG, {}, {"awaits_log": True}),
     (Reason.UNKNOWN_CAUSE, {}, {"signature": None}),
     (Reason.NOT_TRANSIENT, {}, {"transient": False}),
     (Reason.FORK, {}, {"is_fork": True}),
@@ -77,7 +78,7 @@ REFUSALS: list[tuple[Reason, dict[str, Any], dict[str, Any]]] = [
 def test_each_refusal_has_its_reason(reason: Reason, case: dict[str, Any], job: dict[str, Any]) -> None:
     decision = decide(_case(_job(**job), **case), POLICY)
     assert (decision.verdict, decision.reason) == (
-        Verdict.WAIT if reason is Reason.RUN_IN_PROGRESS else Verdict.SKIP,
+        Verdict.WAIT if reason in {Reason.RUN_IN_PROGRESS, Reason.AWAITING_LOG} else Verdict.SKIP,
         reason,
     )
     assert (decision.action, decision.calls) == (None, ())

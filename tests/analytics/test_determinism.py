@@ -54,11 +54,11 @@ def test_the_workload_shows_all_that_it_is_there_for(seed: int) -> None:
     assert {row.state for row in said.findings} == {"raised", "changed", "cleared"}
     assert {row.detector for row in said.findings} == {"FlakyTest", "RepeatedFailure", "StuckJob"}
     assert {row.verdict for row in said.decisions} == {"act", "wait", "skip"}
-    assert {row.reason for row in said.decisions} >= {"repeated_failure", "run_cancelled"}
+    assert {row.reason for row in said.decisions} >= {"repeated_failure", "run_cancelled", "awaiting_log"}
+    assert {row.diagnosis for row in said.diagnoses} == {"matched", "no_pattern", "no_log", "not_read"}
     assert {row.reason for row in said.dead_letters} >= {
         "malformed_payload",
         "bad_control",
-        "not_read_yet",
     }
     assert max(row.revision for row in said.decisions) > 1
     assert not shard._runs._running

@@ -11,6 +11,7 @@ import msgspec
 from models.records import payload
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import Event, Outcome
+from models.records.evidence import Reading
 from tests.analytics.log import MINUTE, OTHER_RULEBOOK, T0, Log
 from tests.events import make_event
 
@@ -95,11 +96,39 @@ def log_of(events: list[Told], *, until_ms: int | None = None) -> Log:
     return log
 
 
+READINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"compared": True, "exit_code": 137},
+    {"reading": Reading.NO_LOG, "why": "HTTP 404", "lines": ()},
+    {"reading": Reading.NOT_READ, "why": "HTTP 403", "lines": ()},
+)
+LINES = (
+    "fatal: unable to access the repository",
+    "E   assert 1 == 2",
+    "No space left on device",
+    "nothing that is known",
+)
+
+
+def _shown(rng: random.Random, events: list[Told]) -> list[tuple[int, Event, list[tuple[int, str, bool]]]]:
+    """When the logs of some of the failed jobs are read: soon, late, or twice."""
+    failed = [t for t in events if t.event.failure_context is not None and t.event.job_id is not None]
+    some = [t for t in failed if rng.random() < 0.6]
+    some += [t for t in some if rng.random() < 0.2]
+    at = [t.arrives_ms + rng.choice([500, 3000, 30_000, 3_600_000]) for t in some]
+    lines = [[(n, rng.choice(LINES), rng.random() < 0.8) for n in range(1, 4)] for _ in some]
+    return sorted(zip(at, (t.event for t in some), lines, strict=True), key=lambda s: (s[0], s[1].id))
+
+
 def full_log(rng: random.Random) -> Log:
     """A log with duplicates, disorder, all encodings, every kind, what cannot be read, and a change of the rulebook."""
     log, events = Log(), shuffled(rng, told(rng), 40_000)
     half = len(events) // 3
+    shown = _shown(rng, events)
     for i, t in enumerate(events):
+        while shown and shown[0][0] <= t.arrives_ms:
+            at, event, lines = shown.pop(0)
+            log.evidence(event, at, **{"lines": lines, **rng.choice(READINGS)})
         if i == half:
             log.control(t.arrives_ms, OTHER_RULEBOOK)
         if rng.random() < 0.2:

@@ -6,7 +6,7 @@ from typing import Any
 
 from connectors.postgres import Progress
 from models.records.event import uuid5_text
-from models.records.outputs import Aggregate, DeadLetter, DecisionRow, Failure, FindingRow, ShardOutput
+from models.records.outputs import Aggregate, DeadLetter, DecisionRow, DiagnosisRow, Failure, FindingRow, ShardOutput
 
 NOW_MS = 1_795_000_000_123
 MINUTE_MS = 60_000
@@ -141,9 +141,50 @@ def letter(number: int, **changes: Any) -> DeadLetter:
     )._replace(**changes)
 
 
+def diagnosis(number: int, **changes: Any) -> DiagnosisRow:
+    """What the log of failure `number` showed."""
+    return DiagnosisRow(
+        failure_id=uuid5_text("failure", str(number)),
+        case_id=uuid5_text("case", str(number)),
+        shard=number % 12,
+        position=number + 1,
+        reading="read",
+        why=None,
+        diagnosis="matched",
+        signature="connection-reset",
+        category="network",
+        transient=True,
+        cause="The network",
+        line=4711,
+        matched='read: "connection reset" \u00e9',
+        seen_passing=False,
+        captures='{"host": "registry.example"}',
+        exit_code=-9,
+        lines='[[4711, "read: \\"connection reset\\" \u00e9", true]]',
+        log_lines=5000,
+        log_bytes=1 << 33,
+        cut=True,
+        compared=True,
+        template="read: <*>",
+        normaliser=1,
+        score=0.25,
+        model="rerun-1",
+        received_ms=NOW_MS + 1500,
+        at_ms=NOW_MS + 1600,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
 def output(number: int) -> ShardOutput:
     """One record of each kind."""
-    return ShardOutput([failure(number)], [finding(number)], [decision(number)], [aggregate(number)], [letter(number)])
+    return ShardOutput(
+        [failure(number)],
+        [finding(number)],
+        [decision(number)],
+        [aggregate(number)],
+        [letter(number)],
+        [diagnosis(number)],
+    )
 
 
 def failures(*numbers: int, **changes: Any) -> ShardOutput:

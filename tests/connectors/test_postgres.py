@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 OWN_COLUMNS = {"dead_letters": {"written_at", "replayed_at"}}  # every other table adds only written_at
 VIEWS = {
     "current_decisions",
+    "explained_failures",
     "open_findings",
     "recent_failures",
     "why_not_healed",
@@ -286,7 +287,14 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
     connection.execute("UPDATE guard.failures SET written_at = now() - interval '90 days' WHERE position < 23")
     pauses: list[None] = []
     deleted = prune(database, datetime.now(UTC) - timedelta(days=30), batch=10, pause=lambda: pauses.append(None))
-    assert deleted == {"failures": 23, "findings": 0, "decisions": 0, "aggregates": 0, "dead_letters": 0}
+    assert deleted == {
+        "failures": 23,
+        "diagnoses": 0,
+        "findings": 0,
+        "decisions": 0,
+        "aggregates": 0,
+        "dead_letters": 0,
+    }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
 
@@ -345,7 +353,14 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
     write(connection, ShardOutput([unexplained], [], [], [], []))
     now = datetime.now(UTC)
     found = status(connection, now - timedelta(hours=1))
-    assert found.rows == {"failures": 2, "findings": 1, "decisions": 1, "aggregates": 1, "dead_letters": 1}
+    assert found.rows == {
+        "failures": 2,
+        "findings": 1,
+        "decisions": 1,
+        "aggregates": 1,
+        "dead_letters": 1,
+        "diagnoses": 1,
+    }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}
     assert (found.dead_letters_open, found.progress) == (1, {0: progress(1)})

@@ -132,6 +132,12 @@ def test_overlapping_secrets_leave_no_piece_behind() -> None:
     assert not any(secret in clean for secret in by_id.values())
 
 
+@pytest.mark.parametrize("before", ["token: ", "secret: token: ", "api_key:  credential: a: "])
+def test_a_key_that_stands_where_a_value_should_hides_none(before: str) -> None:
+    secret = "x7Zk3v" + "Q9mN2p"
+    assert secret not in REDACTOR.redact(f"{before}client_secret: {secret}")
+
+
 _FRAGMENTS = st.sampled_from(
     [
         *("[REDACTED:", "github-token]", "mail:", "0123456789ab", "password=", '"', "\\", "'", "@", "://", ":", "***"),

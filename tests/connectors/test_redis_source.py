@@ -270,9 +270,8 @@ def test_a_backlog_is_read_at_once_in_batches_that_grow_and_stay_bounded_in_byte
     sizes: dict[int, list[int]] = {0: [], 1: [], 2: []}
     engine.clock.seconds += 10
     while sum(sizes[0]) < 6000 or sum(sizes[1]) < 600 or sum(sizes[2]) < 30:
-        for shard in sizes:
-            for _, entries in engine.parts[shard].next_batch():
-                sizes[shard].append(len(entries))
+        for shard, came in sizes.items():
+            came += [len(entries) for _, entries in engine.parts[shard].next_batch()]
         engine.clock.seconds += 0.003
     assert engine.parts[0].next_awake() is not None
     assert sizes[0][:3] == [4, 16, 64]

@@ -31,7 +31,7 @@ from connectors.postgres_rows import TABLES
 from connectors.redaction import Redactor
 from connectors.redis_streams import log_key
 from models.records.columns import decode
-from models.records.entry import Kind
+from models.records.entry import HEADER_BYTES, Encoding, Kind, field_of
 from models.records.event import SHARDS
 from models.records.outputs import ShardOutput, ShardStats
 from models.records.raw import RawEntry
@@ -46,6 +46,7 @@ KEYS: Final = {
     "decisions": ("decision_id",),
     "aggregates": ("instance", "repository", "minute"),
     "dead_letters": ("dead_letter_id",),
+    "diagnoses": ("failure_id",),
 }
 _MOST_SHOWN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -139,8 +140,7 @@ def _gather(output: ShardOutput, expected: Expected, redactor: Redactor | None) 
             for letter in output.dead_letters
         ]
         output = output._replace(dead_letters=clean)
-    tables: tuple[list[Any], ...] = output[:5]
-    for (table, columns), records in zip(TABLES.items(), tables, strict=True):
+    for (table, columns), records in zip(TABLES.items(), output.rows, strict=True):
         for record in records:
             row = {c.name: _comparable(v, c.type) for c, v in zip(columns, record, strict=True)}
             known = expected.rows[table].setdefault(_key(table, row), row)
@@ -266,7 +266,7 @@ def _differing(expected: Rows, found: Mapping[str, list[Row]]) -> list[str]:
     return faults
 
 
-_NO_ROW: Final = {Kind.HEARTBEAT.value, Kind.CONTROL.value}
+_NOT_DEAD: Final = {Kind.HEARTBEAT.value, Kind.CONTROL.value, Kind.EVIDENCE.value}
 
 
 def _unaccounted(log: Log, connection: Connection, expected: Expected, found: Mapping[str, list[Row]]) -> Iterable[str]:
@@ -275,7 +275,7 @@ def _unaccounted(log: Log, connection: Connection, expected: Expected, found: Ma
     for shard, entries in log.items():
         if reached.get(shard, 0) != len(entries):
             yield f"I5 shard {shard}: {len(entries)} entries in the log and {reached.get(shard, 0)} read"
-    dead = sum(count for kind, count in expected.marks.items() if kind not in _NO_ROW)
+    dead = sum(count for kind, count in expected.marks.items() if kind not in _NOT_DEAD)
     dead += sum(row["reason"] == "bad_control" for row in found["dead_letters"])
     if len(found["dead_letters"]) != dead:
         yield f"I5 {dead} entries that are no events and {len(found['dead_letters'])} dead letters"
@@ -284,9 +284,18 @@ def _unaccounted(log: Log, connection: Connection, expected: Expected, found: Ma
     for event in _failed_jobs(log):
         if event not in explained:
             yield f"I5 event {event}: a job failed, and there is no failure of it"
+    for event in _shown(log) - {row["failure_id"] for row in found["diagnoses"]}:
+        yield f"I5 event {event}: its log was read, and there is no diagnosis of it"
     for row in found["failures"]:
         if row["case_id"] not in decided:
             yield f"I5 failure {row['failure_id']}: nothing was decided about its run"
+
+
+def _shown(log: Log) -> set[str]:
+    """The events of which the log holds evidence."""
+    name = field_of(Kind.EVIDENCE, Encoding.JSON)
+    fields = (entry.fields for entries in log.values() for entry in entries)
+    return {json.loads(told[1][HEADER_BYTES:])["event_id"] for told in fields if told[0] == name}
 
 
 def _failed_jobs(log: Log) -> set[str]:

@@ -23,9 +23,9 @@ from tests.faults.harness import story
 
 @pytest.fixture(scope="module")
 def log() -> dict[int, list[RawEntry]]:
-    """A quarter of an hour of a story, as it would be read back."""
+    """Half an hour of a story, as it would be read back."""
     entries: dict[int, list[RawEntry]] = {shard: [] for shard in range(SHARDS)}
-    for told in story(11, hours=0.25):
+    for told in story(11, hours=0.5):
         of_shard = entries[told.shard]
         of_shard.append(RawEntry(len(of_shard) + 1, told.at_ms, len(of_shard), (told.name, told.value)))
     return entries

@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+import msgspec
 import redis
 
 from benchmarks import workload
@@ -44,6 +45,7 @@ from flows.rulebooks import resolver
 from flows.supervise import dies_with_parent
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS, Event, shard_of
+from models.records.evidence import Evidence, Line, Reading
 from models.records.payload import from_json, to_bytes, to_packed, to_protobuf
 from tests.contracts import oracle
 from tests.helpers import wait_until
@@ -59,6 +61,11 @@ SOURCES: Final = {
 }
 _HEARTBEAT_MS: Final = 60_000
 _PACKED_MS: Final = 20_000
+_LINES: Final = (
+    "No space left on device",
+    "fatal: unable to access 'https://git.example/': timed out",
+    "FAILED test_a",
+)
 _HEARTBEAT: Final = (Kind.HEARTBEAT, Encoding.JSON, b"{}")
 
 
@@ -116,6 +123,7 @@ def _events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
             yield told(shard, at_ms, Kind.EVENT, Encoding.PACKED, to_packed(packing.pop(shard)))
         for said in normalise(delivery, redactor).deliveries:
             for entry, _ in said.items:
+                yield from _evidence(rng, said.shard, at_ms, entry)
                 if entry.kind is not Kind.EVENT or rng.random() < 0.5:
                     yield told(said.shard, at_ms, entry.kind, Encoding.JSON, entry.payload)
                 elif rng.random() < 0.5:
@@ -135,7 +143,39 @@ def _more_events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
     for event in workload.events(plan):
         shard = shard_of(event.metadata.instance, event.repository)
         encoding = rng.choice((Encoding.JSON, Encoding.PROTOBUF))
-        yield told(shard, workload.milliseconds(event.timestamp), Kind.EVENT, encoding, to_bytes(event, encoding))
+        at_ms = workload.milliseconds(event.timestamp)
+        yield told(shard, at_ms, Kind.EVENT, encoding, to_bytes(event, encoding))
+        yield from _evidence(rng, shard, at_ms, Entry(Kind.EVENT, Encoding.JSON, at_ms, to_bytes(event, Encoding.JSON)))
+
+
+def _evidence(rng: random.Random, shard: int, at_ms: int, entry: Entry) -> Iterator[Told]:
+    """What readers would say of the log of a failed job, soon or late, of every other one."""
+    event = from_json(entry.payload) if entry.kind is Kind.EVENT else None
+    if event is not None and event.failure_context is not None and event.job_id is not None and rng.random() < 0.5:
+        read_ms = at_ms + rng.choice((800, 4000, 25_000))
+        yield told(shard, read_ms, Kind.EVIDENCE, Encoding.JSON, _shown(rng, event, event.job_id))
+
+
+def _shown(rng: random.Random, event: Event, job_id: str) -> bytes:
+    lines = tuple(Line(n, rng.choice(_LINES), rng.random() < 0.7) for n in range(1, 4))
+    return msgspec.json.encode(
+        Evidence(
+            event_id=event.id,
+            instance=event.metadata.instance,
+            repository=event.repository,
+            pipeline_id=event.pipeline_id,
+            workflow_id=event.metadata.workflow_id,
+            job_id=job_id,
+            attempt=event.metadata.attempt,
+            reading=rng.choice((Reading.READ, Reading.READ, Reading.NO_LOG, Reading.NOT_READ)),
+            exit_code=rng.choice((None, 1, 137)),
+            lines=lines,
+            log_lines=40,
+            log_bytes=2000,
+            compared=rng.random() < 0.5,
+            normaliser=1,
+        )
+    )
 
 
 def unreadable() -> list[tuple[bytes, bytes]]:

@@ -48,7 +48,7 @@ def of_shards(entries: list[Told]) -> dict[int, list[RawEntry]]:
 def test_one_two_and_three_workers_with_kills_give_the_same_bytes(
     own_valkey: EmbeddedValkey, databases: list[str], rng: random.Random, tmp_path: Path
 ) -> None:
-    rulebook = compose(detectors=OTHER)
+    rulebook = compose(detectors=OTHER, policy={"await_log_seconds": 10})
     entries = with_change(story(rng.randrange(1 << 30), hours=0.9), rulebook)
     tables: list[bytes] = []
     for processes, kills, database in zip((1, 2, 3), (1, 1, 2), databases, strict=True):
@@ -73,7 +73,8 @@ def told(
 ) -> Iterator[Ground]:
     """A ground where `entries` stand in the streams, and the settings are those of `rulebook`, which it knows."""
     directory.mkdir()
-    ground = Ground(server.url, database, directory, changed(**OTHER))
+    settings = changed(**OTHER) | {"GUARD_RULEBOOK__POLICY__AWAIT_LOG_SECONDS": "10"}
+    ground = Ground(server.url, database, directory, settings)
     with connect(database) as connection:
         put_rulebook(connection, rulebook.digest, rulebook.body, created_by="test")
     ground.client.flushall()
