@@ -24,7 +24,7 @@ def test_redis_killed_twice_under_load_loses_nothing_that_was_answered(
 ) -> None:
     deliveries = happen(rng.randrange(1 << 30), seconds=2400, weather=WEATHER, epoch=time.time(), speed=120)
     with Receiver(ground, "one") as receiver, Flow(ground) as flow:
-        with Senders(deliveries, [receiver], ground.directory / "ledger", seconds=15) as senders:
+        with Senders(deliveries, [receiver], ground.directory / "ledger", seconds=60) as senders:
             flow.first_output()
             for _ in range(2):
                 time.sleep(rng.uniform(0.5, 2.0))  # the moment of the kill is drawn
@@ -55,7 +55,7 @@ def test_without_a_spool_what_redis_cannot_take_is_answered_503_and_never_2xx(
 ) -> None:
     deliveries = happen(rng.randrange(1 << 30), seconds=900, weather=WEATHER, epoch=time.time(), speed=120)
     with Receiver(ground, "one", spool=False) as receiver, Flow(ground) as flow:
-        with Senders(deliveries, [receiver], ground.directory / "ledger", seconds=6) as senders:
+        with Senders(deliveries, [receiver], ground.directory / "ledger", seconds=60) as senders:
             flow.first_output()
             own_valkey.kill()
             wait_until(lambda: senders.statuses[503], what="a 503")
