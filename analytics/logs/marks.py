@@ -70,6 +70,7 @@ _PATTERNS: Final = _patterns()
 FOUND: Final = len(_PATTERNS)
 NEW: Final = FOUND + 1
 MARKS: Final = (*_PATTERNS, Mark(Role.FOUND, 12.0), Mark(Role.NEW, 3.0))
+_ROLES: Final = np.array([mark.role for mark in MARKS])
 
 
 def scan(text: bytes, starts: Indices) -> Hits:
@@ -94,6 +95,11 @@ def hits_of(lines: Indices, marks: Indices) -> Hits:
     """Hits in order, each once."""
     keys = np.unique(lines * len(MARKS) + marks)
     return Hits(keys // len(MARKS), keys % len(MARKS))
+
+
+def having(hits: Hits, role: Role) -> Indices:
+    """The lines that have a mark of `role`."""
+    return np.unique(hits.lines[_ROLES[hits.marks] == role])
 
 
 @lru_cache(1)
