@@ -34,17 +34,18 @@ _WINDOWS: Final = {byte: bytes([byte]).decode("cp1252", "replace") for byte in r
 # (titles, links, Buildkite's time stamps); then what begins the line again, and in the end an ESC that begins nothing.
 _ESCAPES: Final = (
     (
-        r"\x1b(?:\[(?:[0-?]*[ -/]*[@-FH-JL-~]|0?K)|[\]_P^X][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-Z\\-~])",
+        r"\x1b+(?:\[(?:[0-?]*[ -/]*[@-FH-JL-~]|0?K)|[\]_P^X][^\x07\x1b\n]*(?:\x07|\x1b\\)|[#%()*+./-][0-~]|[0-Z\\-~])",
         "",
     ),
     (r"\x1b\[(?:[12]K|[01]?G)", "\r"),
     (r"\x1b(?:\[[0-?]*[GK]?)?", ""),
 )
+_STAMP: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z"
 # What platforms put before a line, and lines that only they need.
 _PREFIXES: Final = (
     r"(?m)^(?:"
-    r"\[?[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z\]?"  # GitHub, GitLab, Azure, Jenkins
-    r"(?: [0-9a-f]{2}[OE][ +]?)? ?"  # GitLab's stream
+    rf"{_STAMP}(?: [0-9a-f]{{2}}[OE](?:[ +]|$)| |$)"  # GitHub, Azure, GitLab with its stream
+    rf"|\[{_STAMP}\](?: |$)"  # Jenkins
     r"|##\[[a-z]+\]"  # GitHub, Azure
     r"|::(?:end)?group::"  # GitHub
     r"|section_(?:start|end):[0-9]+:[^\n]*"  # GitLab
@@ -138,8 +139,8 @@ def normalise(data: bytes) -> bytes:
 def _clean(block: bytes) -> bytes:
     """The text of some whole lines."""
     block = _shortened(block, _RAW_LINE_BYTES, _RAW_LINE_BYTES // 2, _RAW_LINE_BYTES // 2)
-    if not block.isascii() and pl.Series([block]).cast(pl.String, strict=False).has_nulls():
-        block = b"\n".join([line if line.isascii() else _utf8(line) for line in block.split(b"\n")])
+    if not block.isascii():
+        block = _utf8(block)
     for escapes, instead in _ESCAPES:
         if b"\x1b" in block:
             block = _replaced(block, escapes, instead)
@@ -158,8 +159,16 @@ def _replaced(block: bytes, pattern: str, instead: str) -> bytes:
     return whole
 
 
-def _utf8(line: bytes) -> bytes:
-    """A line that may hold broken characters: where it does it is taken for Windows-1252."""
+def _utf8(block: bytes) -> bytes:
+    """UTF-8, without marks of byte order. A line with a broken character is taken for Windows-1252."""
+    try:
+        pl.Series([block]).cast(pl.String)
+    except pl.exceptions.ComputeError:
+        block = b"\n".join([line if line.isascii() else _line_in_utf8(line) for line in block.split(b"\n")])
+    return block.replace(codecs.BOM_UTF8, b"")
+
+
+def _line_in_utf8(line: bytes) -> bytes:
     try:
         line.decode()
     except UnicodeDecodeError:
