@@ -28,6 +28,7 @@ class Role(StrEnum):
 
     ERROR = "error"
     SECTION = "section"
+    VERDICT = "verdict"
     QUIET = "quiet"
     ENDED = "ended"
     FAILED = "failed"

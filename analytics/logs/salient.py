@@ -31,10 +31,12 @@ _ALIKE: Final = 0.3  # and a line with each doubling of those before that begin 
 _ALIKE_BYTES: Final = 24
 _MIX: Final = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
 _QUIET: Final = 0.3
+_STATES: Final = 3.0  # how much better a template is that states an error
 _END_AT_MOST: Final = 2.5  # a line that only tells that something ended is shown, but it is not the cause
 _NEAR: Final = 1.2  # what is gained right before the end of the failed command,
+_NEAR_FREE: Final = 60
 _NEAR_LINES: Final = 120  # and how far from it that is still a third
-_EARLIER: Final = (0.6, 0.35)  # what stands in the command before the failed one, and before that
+_EARLIER: Final = (0.8, 0.55)  # what stands in the command before the failed one, and before that
 _AFTER: Final = 0.5  # what stands behind it
 _UNSEEN: Final = 2.5  # what the last passing log did not have,
 _SEEN: Final = 0.3  # and what it had
@@ -46,11 +48,16 @@ _END_GAP_LINES: Final = 40  # ends that follow one another more closely tell of 
 _REPEATED: Final = 0.35
 
 # How far a seed reaches.
-_BEFORE: Final = (0.62, 0.54, 0.46, 0.38)
+_BEFORE: Final = 0.7
+_BACK: Final = 0.08
+_BEFORE_LINES: Final = 4
+_VERDICT_LINES: Final = 60
 _AFTER_IT: Final = 0.97
 _FURTHER: Final = 0.001  # lost with each line further,
 _FRAME: Final = 0.006  # with each stack frame from the 13th on,
 _FRAMES_FREE: Final = 12
+_LONG: Final = 0.6  # and a share where the line is long: such as the command that failed
+_LONG_BYTES: Final = 1500
 _FOREIGN: Final = {True: 0.03, False: 0.07}  # and with each line that does not seem to belong to it: in a section, else
 _FOREIGN_MOST: Final = {True: 12, False: 6}
 _SECTION_LINES: Final = 200
@@ -62,6 +69,7 @@ _GOES_ON: Final = tuple(
     b"at |from |in |+|-|E |>|#|@@|^|~|...|Caused by|File \"|note:|help:|=|\"|'|See |expected|got|Did you".split(b"|")
 ) + (b"|",)
 _FRAMES: Final = (b"at ", b"from ")
+_LEVELS: Final = tuple(b"[info]|[warn]|[error]|[debug]|[INFO]|[WARN]|[WARNING]|[ERROR]|[DEBUG]".split(b"|"))
 _RULERS: Final = tuple(b"=====|-----|*****|_____|#####|Finished in|Ran |Tests:|Tests run|test result".split(b"|"))
 _TITLE: Final = b"_____"
 
@@ -72,6 +80,14 @@ _SMALL_BYTES: Final = 200  # where not even such a line has room the excerpt is 
 _WEIGHT: Final = np.array([mark.weight for mark in MARKS])
 _BIT: Final = {role: 1 << place for place, role in enumerate(Role)}
 _BITS: Final = np.array([_BIT[mark.role] for mark in MARKS])
+
+
+def _bits(*roles: Role) -> int:
+    return sum(_BIT[role] for role in roles)
+
+
+_ABOVE_ENDS: Final = _bits(Role.VERDICT, Role.SECTION, Role.QUIET, Role.STEP, Role.ENDED, Role.FAILED)
+_BELOW_ENDS: Final = _bits(Role.VERDICT, Role.SECTION, Role.ENDED, Role.FAILED)
 
 
 class _Marked(NamedTuple):
@@ -115,12 +131,15 @@ def choose(page: Page, most_bytes: int) -> tuple[Indices, int | None]:
             room -= int(sizes[line])
         elif line not in kept and sizes[line] < _SMALL_BYTES:
             break
-    best = int(marked.lines[np.argmax(scores)]) if len(scores) else -1
-    return np.array(sorted(kept), np.int64), best if best in kept else None
+    return np.array(sorted(kept), np.int64), _most_telling(marked, scores)
 
 
-def _bits(*roles: Role) -> int:
-    return sum(_BIT[role] for role in roles)
+def _most_telling(marked: _Marked, scores: Scores) -> int | None:
+    """The best seed that itself says what went wrong, and not that something did."""
+    roles = marked.roles[marked.lines]
+    states = (roles & _bits(Role.ERROR, Role.VERDICT) != 0) & (roles & _bits(Role.ENDED, Role.FAILED) == 0)
+    telling = np.where(states, scores, scores / _STATES)
+    return int(marked.lines[np.argmax(telling)]) if len(telling) else None
 
 
 def _marked(page: Page) -> _Marked:
@@ -163,14 +182,15 @@ def _scores(page: Page, marked: _Marked, scene: _Scene) -> Scores:
     scores /= 1 + _ALIKE * np.log2(_rank(_alike(page, lines), lines >= scene.begin))
     scores[(roles & _bits(Role.QUIET) != 0) & ~found] *= _QUIET
     over = roles & _bits(Role.ENDED, Role.FAILED) != 0
-    scores[over] = np.minimum(scores[over] + 1, _END_AT_MOST)
+    scores[over] = np.minimum(scores[over] + ((lines >= scene.end) & (lines <= scene.last))[over], _END_AT_MOST)
     before = np.where(lines >= scene.earlier, _EARLIER[0], _EARLIER[1])
     place = np.where(lines > scene.last, _AFTER, np.where(lines >= scene.begin, 1.0, before))
     scores *= np.where(found, 1.0, place)
     numbers = np.append(page.numbers, page.numbers[-1:] + 1)
     coming = np.searchsorted(scene.ends, lines)
     until = np.append(scene.ends, len(page.numbers))[coming]
-    scores *= 1 + _NEAR * np.exp((numbers[lines] - numbers[until]) / _NEAR_LINES)
+    away = np.maximum(numbers[until] - numbers[lines] - _NEAR_FREE, 0)
+    scores *= 1 + _NEAR * np.exp(-away / _NEAR_LINES)
     news = page.news[lines]
     scores *= np.where(news == UNSEEN, _UNSEEN, np.where((news == SEEN) & ~found, _SEEN, 1.0))
     return scores
@@ -238,24 +258,28 @@ def _tail(page: Page, scene: _Scene) -> list[tuple[float, int]]:
 
 def _reached(page: Page, marked: _Marked, seed: int, score: float) -> Iterator[tuple[float, int]]:
     """The lines around a seed that belong to it, with their scores."""
-    for back, share in enumerate(_BEFORE, 1):
-        if seed < back or page.numbers[seed - back] != page.numbers[seed] - back:
+    verdict = bool(marked.roles[seed] & _bits(Role.VERDICT))
+    for back in range(1, (_VERDICT_LINES if verdict else _BEFORE_LINES) + 1):
+        line = seed - back
+        if line < 0 or page.numbers[line] != page.numbers[seed] - back:
             break
-        yield score * share, seed - back
-    section = bool(marked.roles[seed] & _bits(Role.SECTION))
+        if back > _BEFORE_LINES and marked.roles[line] & _ABOVE_ENDS:
+            break
+        yield score * (_BEFORE - (_BACK * back if back<=4 else _BACK*4+.004*(back-4))), line
+    section = bool(marked.roles[seed] & _bits(Role.SECTION, Role.VERDICT))
     titled = page.line(seed).startswith(_TITLE)
     foreign = frames = 0
     for line in range(seed + 1, _reach(page, marked, seed, section=section)):
         text = page.line(line)
         if line > seed + 2 and text.startswith(_RULERS):
             break
-        if not (titled or _goes_on(text or _next_text(page, line))):
+        if not (titled or marked.weights[line] > _OWN_SEED or _goes_on(text or _next_text(page, line))):
             foreign += 1 if text or section else 2
             if foreign > _FOREIGN_MOST[section]:
                 break
         frames += _is_frame(text)
         lost = _FOREIGN[section] * min(foreign, 6) + _FURTHER * (line - seed) + _FRAME * max(frames - _FRAMES_FREE, 0)
-        yield score * (_AFTER_IT - lost), line
+        yield score * (_AFTER_IT - lost) * (_LONG if len(text) > _LONG_BYTES else 1), line
 
 
 def _reach(page: Page, marked: _Marked, seed: int, *, section: bool) -> int:
@@ -264,15 +288,15 @@ def _reach(page: Page, marked: _Marked, seed: int, *, section: bool) -> int:
     most = _SECTION_LINES if section else next(lines for least, lines in _REACH_LINES if weight > least)
     end = min(seed + most, len(page.numbers))
     within = slice(seed + 1, end)
-    stops = marked.roles[within] & _bits(Role.SECTION, Role.ENDED, Role.FAILED) != 0
+    stops = marked.roles[within] & _BELOW_ENDS != 0
     stops |= np.diff(page.numbers[seed:end]) != 1
-    if not section:
-        stops |= marked.weights[within] > _OWN_SEED
     return seed + 1 + int(np.argmax(stops)) if stops.any() else end
 
 
 def _goes_on(text: bytes) -> bool:
     """Whether a line seems to belong to those above it."""
+    if text.startswith(_LEVELS):
+        text = text[text.index(b"]") + 2 :]
     return text[:1] in b" \t" or text.startswith(_GOES_ON) or _PLACE.search(text) is not None
 
 
