@@ -65,7 +65,7 @@ class Why(StrEnum):
     EARLIER = "another one of its priority stands later, or first by name"
     PLATFORM = "it is for another platform"
     EXPIRED = "it was not valid on that day"
-    CONDITION = "a line that must be near is not, or one that must not be is"
+    CONDITION = "a line that must be near is not, one that must not be is, or it stands too far from the end"
 
 
 class Loser(NamedTuple):
@@ -260,7 +260,9 @@ class _Reading:
         return None
 
     def _holds(self, signature: Signature, first: int, number: int) -> bool:
-        """Whether what must be near the line of `number` is, and what must not be is not."""
+        """Whether the line of `number` is near enough to the end, and to what must be near it and nothing else."""
+        if self._lines.lines[-1][0] - number > signature.from_end:
+            return False
         behind = first + len(signature.near)
         return all(self._lines.has(p, number, signature.within) for p in range(first, behind)) and not any(
             self._lines.has(p, number, signature.within) for p in range(behind, behind + len(signature.unless))

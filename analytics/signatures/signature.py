@@ -17,6 +17,7 @@ r"""A signature: "this text means that", as data, and how it is read from a file
     near = ["..."]                # each must match some line at most `within` lines from the one that proves it
     unless = ["..."]              # none may match a line at most `within` lines from it
     within = 5                    # lines; 5 if not said
+    from_end = 100                # only on a line at most so many lines before the last one; anywhere if not said
     matches = ["..."]             # what it must match: a line, a fact, or lines with \n between them
     confusers = ["..."]           # what it must not
 
@@ -40,8 +41,8 @@ from models.records.errors import ConfigError
 from models.records.event import PlatformName
 from models.records.outputs import Category
 
-MOST_LINES: Final = 100_000
-"""The most that `within` may be."""
+MOST_LINES: Final = 1_000_000_000
+"""The most that `within` and `from_end` may be: more than any log has."""
 
 
 class Action(StrEnum):
@@ -81,6 +82,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     near: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
     within: int = 5
+    from_end: int = MOST_LINES
     matches: tuple[str, ...]
     confusers: tuple[str, ...]
 
@@ -94,8 +96,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("a signature needs at least one pattern in `facts` or `text`")
         if (self.near or self.unless) and not self.text:
             raise ValueError("`near` and `unless` speak of the line that a pattern in `text` matched: there is none")
-        if not 1 <= self.within <= MOST_LINES:
-            raise ValueError(f"within is {self.within}, not 1 to {MOST_LINES}")
+        if not (1 <= self.within <= MOST_LINES and 1 <= self.from_end <= MOST_LINES):
+            raise ValueError(f"within and from_end count 1 to {MOST_LINES} lines")
         if self.valid_from and self.valid_until and self.valid_until < self.valid_from:
             raise ValueError("valid_until lies before valid_from")
         for pattern in (*self.text, *self.near, *self.unless, *map(whole, self.facts)):
