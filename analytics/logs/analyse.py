@@ -26,7 +26,9 @@ _WHOLE_BYTES: Final = 4 << 20  # so much of the end of a log is held whole,
 _THIN_BYTES: Final = 64 << 10  # and of each older block so much,
 _OLD_BYTES: Final = 2 << 20  # of all of them so much at most, then half of it
 
-_CODE: Final = re2.compile(rb"\b[Ee]xit(?:ed)?\b[^0-9\n]{0,30}?(-?[0-9]{1,10})\b|\bcode: ([0-9]{1,3})\b|\bError ([0-9]{1,3})$")
+_CODE: Final = re2.compile(
+    rb"\b[Ee]xit(?:ed)?\b[^0-9\n]{0,30}?(-?[0-9]{1,10})\b|\bcode: ([0-9]{1,3})\b|\bError ([0-9]{1,3})$"
+)
 
 
 class Found(TypedDict):
@@ -145,7 +147,9 @@ class Analysis:
 def _in_place(texts: Sequence[str], redacted: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Which of `texts` each redacted line was. Where lines went with a secret, the rest stand as near to it as can be."""
     gone = len(texts) - len(redacted)
-    same = next((at for at, (old, new) in enumerate(zip(texts, redacted, strict=False)) if old != new), 0) if gone else 0
+    same = (
+        next((at for at, (old, new) in enumerate(zip(texts, redacted, strict=False)) if old != new), 0) if gone else 0
+    )
     for at, text in enumerate(redacted):
         yield at + (gone if at > same else 0), text
 

@@ -66,7 +66,7 @@ _OWN_SEED: Final = 3.5  # a line of more weight is a seed in its own right
 
 _PLACE: Final = re2.compile(rb"[.]\w{1,5}[:(]\d+|:\d+:in\b|\bline \d+")
 _GOES_ON: Final = tuple(
-    b"at |from |in |+|-|E |>|#|@@|^|~|...|Caused by|File \"|note:|help:|=|\"|'|See |expected|got|Did you".split(b"|")
+    b'at |from |in |+|-|E |>|#|@@|^|~|...|Caused by|File "|note:|help:|=|"|\'|See |expected|got|Did you'.split(b"|")
 ) + (b"|",)
 _FRAMES: Final = (b"at ", b"from ")
 _LEVELS: Final = tuple(b"[info]|[warn]|[error]|[debug]|[INFO]|[WARN]|[WARNING]|[ERROR]|[DEBUG]".split(b"|"))
@@ -265,7 +265,7 @@ def _reached(page: Page, marked: _Marked, seed: int, score: float) -> Iterator[t
             break
         if back > _BEFORE_LINES and marked.roles[line] & _ABOVE_ENDS:
             break
-        yield score * (_BEFORE - (_BACK * back if back<=4 else _BACK*4+.004*(back-4))), line
+        yield score * (_BEFORE - (_BACK * back if back <= 4 else _BACK * 4 + 0.004 * (back - 4))), line
     section = bool(marked.roles[seed] & _bits(Role.SECTION, Role.VERDICT))
     titled = page.line(seed).startswith(_TITLE)
     foreign = frames = 0

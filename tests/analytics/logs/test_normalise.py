@@ -58,7 +58,10 @@ def test_of_a_line_written_over_what_was_written_last_is_shown(raw: str, shown: 
     ("raw", "shown"),
     [
         ("2024-05-01T12:00:00.1234567Z npm ERR! code 1", "npm ERR! code 1"),
-        ("2024-05-01T12:00:00.1234567Z ##[error]Process completed with exit code 1.", "Process completed with exit code 1."),
+        (
+            "2024-05-01T12:00:00.1234567Z ##[error]Process completed with exit code 1.",
+            "Process completed with exit code 1.",
+        ),
         ("##[group]Run make test", "Run make test"),
         ("##[endgroup]", ""),
         ("##[section]Starting: Build", "Starting: Build"),
@@ -138,7 +141,27 @@ def test_a_line_longer_than_a_block_costs_no_memory_and_loses_nothing_else(size:
 
 _PIECES = st.sampled_from(
     [
-        *("\x1b", "[", "]", "31m", "K", "2K", "1G", "G", "\x07", "\\", "\r", "\n", "\r\n", "\b", "\t", " ", "\0", "é", "✓"),
+        *(
+            "\x1b",
+            "[",
+            "]",
+            "31m",
+            "K",
+            "2K",
+            "1G",
+            "G",
+            "\x07",
+            "\\",
+            "\r",
+            "\n",
+            "\r\n",
+            "\b",
+            "\t",
+            " ",
+            "\0",
+            "é",
+            "✓",
+        ),
         *("2024-05-01T12:00:00.1Z", "2024-05-01T12:00:00Z ", "00O ", "01E+", "##[error]", "##[group]", "[Pipeline] x"),
         *("section_start:1:a", "section_end:1:a\r", "travis_fold:start:a", "::group::", "text", "0", "Z", "\ufeff"),
     ]
