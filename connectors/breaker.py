@@ -139,7 +139,7 @@ class Breaker:
         bucket.failures += failed
         bucket.slow += slow
         calls = sum(b.calls for b in self._buckets)
-        if calls < rules.least_calls:
+        if calls < rules.least_calls or not (failed or slow):
             return
         failures, slows = sum(b.failures for b in self._buckets), sum(b.slow for b in self._buckets)
         if failures >= rules.failure_share * calls or failures + slows >= rules.slow_share * calls:

@@ -21,7 +21,7 @@ from connectors.platforms.platform import Platform, Request
 from connectors.redaction import Redactor
 from models.records.entry import Encoding, Entry, Kind, traceparent
 from models.records.errors import MalformedPayload
-from models.records.event import Event, EventType, Outcome, shard_of, uuid5_text
+from models.records.event import Event, EventType, Outcome, PlatformName, shard_of, uuid5_text
 from models.records.payload import to_json
 
 REJECT_BODY_BYTES: Final = 256 << 10
@@ -43,7 +43,7 @@ class LogRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The log of one failed job is wanted."""
 
     event_id: str
-    platform: str
+    platform: PlatformName
     instance: str
     repository: str
     pipeline_id: str

@@ -183,8 +183,8 @@ class Client:
                 if answer.status not in _REDIRECTS:
                     yield answer
                     return
-                target = urljoin(url, answer.headers.get("location", ""))
-            async with self._asked(self._allowed(target), accept, {}, redirected=True) as answer:
+                target = self._allowed(answer.headers.get("location", ""), url)
+            async with self._asked(target, accept, {}, redirected=True) as answer:
                 yield answer
 
     @asynccontextmanager
@@ -228,13 +228,14 @@ class Client:
         finally:
             await response.aclose()
 
-    def _allowed(self, url: str) -> str:
-        """`url`, if it leads where this API may send us.
+    def _allowed(self, url: str, base: str = "") -> str:
+        """`url`, as `base` has it, if it leads where this API may send us.
 
         Raises:
             Refused: it does not.
         """
         try:
+            url = urljoin(base, url)
             parts = urlsplit(url)
             host, port = (parts.hostname or "").lower(), parts.port
         except ValueError:

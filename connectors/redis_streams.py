@@ -200,6 +200,21 @@ def backlog(client: redis.Redis, *, now_ms: int) -> list[ShardBacklog]:
     return [_waiting(shard, now_ms, *reply) for shard, reply in enumerate(replies)]
 
 
+def log_backlog(client: redis.Redis, *, now_ms: int) -> tuple[int, int]:
+    """How many requests for logs are not settled, and the age of the oldest one in ms; 0 where there is none.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    with unavailable(), client.pipeline(transaction=False) as pipe:
+        for shard in range(SHARDS):
+            pipe.xlen(requests_key(shard))
+            pipe.xrange(requests_key(shard), count=1)
+        replies: list[Any] = pipe.execute()
+    oldest = [int(entries[0][0].partition(b"-")[0]) for entries in replies[1::2] if entries]
+    return sum(replies[::2]), max(0, now_ms - min(oldest, default=now_ms))
+
+
 def _waiting(shard: int, now_ms: int, unread: int, seen: int, oldest: bytes | str, events: int) -> ShardBacklog:
     depth = round(events * unread / seen) if seen else 0
     text = oldest.decode() if isinstance(oldest, bytes) else oldest

@@ -114,10 +114,11 @@ class Lane:
 
     async def _admitted(self, until: float) -> Permit:
         while (permit := self.breaker.admit(self._clock())) is None:
-            left, wait = until - self._clock(), self.breaker.wait(self._clock())
-            if left <= 0:
+            now = self._clock()
+            wait = max(self.breaker.wait(now), _LEAST_WAIT_SECONDS)
+            if now + wait > until:
                 raise Unavailable(self._in_the_way())
-            await asyncio.sleep(min(max(wait, _LEAST_WAIT_SECONDS), _MOST_WAIT_SECONDS, left))
+            await asyncio.sleep(min(wait, _MOST_WAIT_SECONDS))
         return permit
 
     def _in_the_way(self) -> str:
