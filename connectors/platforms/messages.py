@@ -64,8 +64,10 @@ class Messages:
         for character in text[at:] if end < 0 else text[at:end]:
             if character in _STRUCTURE:
                 self._structure(character)
-        if end < 0:
+        if end < 0 or self.ended:
             return len(text)
+        if not self._depth:
+            raise MalformedPayload("an array was expected")
         self._string = "value"
         if self._depth == _IN_OBJECT and self._last in "{,":
             self._string, self._name = "name", ""
