@@ -139,7 +139,8 @@ def _refuse_dear(tokens: Sequence[_Token]) -> None:
 
 def _branches(tokens: Sequence[_Token]) -> Iterator[list[_Token]]:
     """The alternatives of the whole pattern; flags hold from where they stand, also in the later ones."""
-    depth, branch, flags = 0, [], b""
+    depth, flags = 0, b""
+    branch: list[_Token] = []
     for token in tokens:
         depth += (token.kind == "open") - (token.kind == "close")
         if depth == 0 and token.kind == "bar":
