@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import threading
 import tomllib
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -203,7 +204,7 @@ class Redactor:
 
     def _pass(self, data: bytes, hits: Sequence[int]) -> bytes:
         """`data` with the places that the rules `hits` point at replaced, all found in the same text."""
-        marks = [found.span() for found in self._marks.finditer(data)]
+        marks = _Marks(found.span() for found in self._marks.finditer(data))
         places = sorted(place for rule in hits for place in self._places(data, rule, marks))
         pieces: list[bytes] = []
         done = 0
@@ -213,27 +214,43 @@ class Redactor:
             self._found(self._ids[rule])
         return b"".join((*pieces, data[done:]))
 
-    def _places(self, data: bytes, rule: int, marks: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int, int]]:
+    def _places(self, data: bytes, rule: int, marks: _Marks) -> Iterable[tuple[int, int, int]]:
         """Where the secrets of one rule stand. A mark is never cut in two, and never replaced where it stands alone."""
-        allowed = self._allowed[rule]
-        for found in self._patterns[rule].finditer(data):
-            group = next((i for i in range(1, len(found.groups()) + 1) if found.span(i) != (-1, -1)), 0)
-            start, end = found.span(group)
+        pattern, allowed = self._patterns[rule], self._allowed[rule]
+        groups = range(1, pattern.groups + 1)
+        for found in pattern.finditer(data):
+            start, end = next((span for group in groups if (span := found.span(group))[0] >= 0), found.span())
             if allowed and allowed.fullmatch(data[start:end]):
                 continue
-            touched = [mark for mark in marks if mark[0] < end and start < mark[1]]
-            if any(first <= start and end <= last for first, last in touched):
-                continue
-            yield (
-                min([start, *(first for first, _ in touched)]),
-                max([end, *(last for _, last in touched)]),
-                rule,
-            )
+            around = marks.around(start, end)
+            if around is not None:
+                yield *around, rule
 
     def _mark(self, rule: int, secret: bytes) -> bytes:
         if self._ids[rule] == MAIL:
             return b"mail:" + hmac.digest(self._key, secret.lower(), hashlib.sha256).hex()[:12].encode()
         return f"[REDACTED:{self._ids[rule]}]".encode()
+
+
+class _Marks:
+    """The places of marks in a text, in order. None touches another, so each is found by bisection."""
+
+    def __init__(self, places: Iterable[tuple[int, int]]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in places:
+            self._starts.append(start)
+            self._ends.append(end)
+
+    def around(self, start: int, end: int) -> tuple[int, int] | None:
+        """The place widened so that it cuts no mark in two; None where all of it is within one."""
+        first = bisect_right(self._ends, start)
+        last = bisect_left(self._starts, end) - 1
+        if first > last:
+            return start, end
+        if self._starts[first] <= start and end <= self._ends[first]:
+            return None
+        return min(start, self._starts[first]), max(end, self._ends[last])
 
 
 def _merged(places: Iterable[tuple[int, int, int]], mail: int) -> list[tuple[int, int, int]]:
