@@ -31,7 +31,7 @@ def configured(settings: Settings) -> Rulebook:
 def _own(path: Path) -> tuple[Signature, ...]:
     signatures = read(str(path), _text(path))
     try:
-        Catalogue(signatures)  # what one engine takes and the other does not, while the file is known
+        Catalogue(signatures).check()  # while the file is known
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return signatures

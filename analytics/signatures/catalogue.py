@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
 from typing import Final, NamedTuple
 
@@ -94,10 +94,10 @@ class Catalogue:
     """All signatures in force, compiled to one database of facts and one of lines."""
 
     def __init__(self, signatures: Iterable[Signature]) -> None:
-        """Compile `signatures`.
+        """Put `signatures` in order; they are compiled when facts or lines are first matched.
 
         Raises:
-            ConfigError: two of one name, or a pattern that Hyperscan does not take.
+            ConfigError: two of one name.
         """
         self.signatures: Final = tuple(sorted(signatures, key=lambda s: (*_strength(s), s.name)))
         names = [s.name for s in self.signatures]
@@ -107,6 +107,15 @@ class Catalogue:
         self._facts: Final = _Index({s.name: tuple(map(whole, s.facts)) for s in self.signatures})
         self._lines: Final = _Index({s.name: (*s.text, *s.near, *s.unless) for s in self.signatures})
         self._cached: Final = lru_cache(_CACHED)(self._match)
+
+    def check(self) -> None:
+        """Compile now.
+
+        Raises:
+            ConfigError: a pattern that is RE2 and that Hyperscan does not take; the signature is named.
+        """
+        self._facts.patterns  # noqa: B018 - compiled when it is asked for
+        self._lines.patterns  # noqa: B018 - likewise
 
     def match(self, platform: str, facts: tuple[str, ...], text: Excerpt, *, on: date | None = None) -> Match | None:
         """The signature that explains a failure best, or None; a pure function of its arguments.
@@ -178,12 +187,17 @@ class _Index:
     """Patterns of many signatures in one database."""
 
     def __init__(self, patterns: Mapping[str, tuple[str, ...]]) -> None:
-        try:
-            self.patterns: Final = Patterns([p for each in patterns.values() for p in each])
-        except ValueError as error:
-            raise ConfigError(f"signature {_blamed(patterns)}: {error}") from None
+        self._patterns: Final = patterns
         self.owners: Final = [rank for rank, each in enumerate(patterns.values()) for _ in each]
         self.first: Final = [0, *accumulate(map(len, patterns.values()))]
+
+    @cached_property
+    def patterns(self) -> Patterns:
+        """All of them, compiled: a second or two for those that are shipped, once in a process."""
+        try:
+            return Patterns([pattern for each in self._patterns.values() for pattern in each])
+        except ValueError as error:
+            raise ConfigError(f"signature {_blamed(self._patterns)}: {error}") from None
 
     def told(self, lines: Sequence[tuple[int, str]]) -> _Told:
         """What the patterns find in `lines`."""

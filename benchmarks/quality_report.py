@@ -1,0 +1,2 @@
+"""x"""
+from pathlib import Path; DOCS=Path("docs")
