@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from connectors.platforms.platform import Secret as PlatformSecret
+from flows import rulebooks
 from flows.setting_values import ServerUrl, check_links
 from flows.settings import SecretKind, Settings, keys
 from models.records.errors import ConfigError
@@ -325,3 +326,14 @@ def test_the_kinds_of_secret_are_those_that_platforms_verify() -> None:
 
 def test_there_is_a_retention_for_every_table_that_grows() -> None:
     assert set(type(Settings.load({}).retention).model_fields) == set(ShardOutput._fields) - {"stats"}
+
+
+def test_decisions_wait_for_logs_where_logs_are_read_and_not_elsewhere() -> None:
+    api = {"PLATFORM": "gitlab", "INSTANCE": "gitlab.example.org", "URL": "https://gitlab.example.org/api/v4"}
+    environ = {f"GUARD_PLATFORMS__LAB__{name}": value for name, value in api.items()}
+    assert rulebooks.configured(Settings.load({})).policy.await_log_seconds == 0
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 0
+    environ["GUARD_PLATFORMS__LAB__READ_CREDENTIAL"] = '{"kind": "token", "value": "t"}'
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 10
+    environ["GUARD_RULEBOOK__POLICY__AWAIT_LOG_SECONDS"] = "3"
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 3
