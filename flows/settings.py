@@ -235,6 +235,7 @@ class Retention(Section):
     """For how many days each table keeps a row."""
 
     failures: Days = 90
+    diagnoses: Days = 90
     findings: Days = 90
     decisions: Days = 365
     aggregates: Days = 400
