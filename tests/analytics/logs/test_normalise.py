@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -113,7 +115,8 @@ def test_a_long_line_keeps_both_ends_and_is_cut_between_words() -> None:
     line = normalise(b" ".join(b"word%05d" % i for i in range(5000)))[:-1]
     head, tail = line.split(CUT)
     assert len(line) <= LINE_BYTES
-    assert head.startswith(b"word00000 ") and tail.endswith(b" word04999")
+    assert head.startswith(b"word00000 ")
+    assert tail.endswith(b" word04999")
     assert len(head.split()[-1]) == len(tail.split()[0]) == len(b"word00000")
 
 
@@ -136,7 +139,9 @@ def test_a_line_longer_than_a_block_costs_no_memory_and_loses_nothing_else(size:
     texts += [block.text for block in normaliser.finish()]
     assert b"".join(texts) == normalise(raw)
     lines = normalise(raw).split(b"\n")
-    assert lines[0] == b"first" and CUT in lines[1] and lines[2:-1] == ([b"next"] if b"next" in after else [])
+    assert lines[0] == b"first"
+    assert CUT in lines[1]
+    assert lines[2:-1] == ([b"next"] if b"next" in after else [])
 
 
 _PIECES = st.sampled_from(
@@ -186,7 +191,7 @@ def test_any_division_into_chunks_gives_the_same_text(start: bytes, raw: bytes, 
     whole = start + raw
     normaliser = Normaliser()
     places = [0, *sorted(cuts), len(whole)]
-    chunks = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
     blocks = [block for chunk in chunks for block in normaliser.feed(chunk)] + list(normaliser.finish())
     assert b"".join(block.text for block in blocks) == normalise(whole)
     assert normaliser.raw_bytes == len(whole)
