@@ -146,22 +146,22 @@ def judged(row: Mapping[str, Any], catalogue: Catalogue) -> Judged:
     raw = str(row["log"] or "").encode()
     lines = excerpt(raw, catalogue)
     match = catalogue.match("jenkins", (), lines)
-    chunk = _COLOUR.sub("", str(row.get("failing_chunk") or "")).encode()
-    kept = "\n".join(line.text for line in lines).encode()
+    chunk = str(row.get("failing_chunk") or "")
+    kept = "\n".join(line.text for line in lines)
     return Judged(
         key=hashlib.sha256(raw).hexdigest()[:16],
         repository=row["repository"],
         silver=row.get("cause"),
         match=match,
-        in_chunk=match is not None and _letters(match.line.encode()) in _letters(chunk),
+        in_chunk=match is not None and _letters(match.line) in _letters(chunk),
         chunk_kept=_letters(chunk) in _letters(kept) if chunk.strip() else None,
         log_bytes=len(raw),
-        kept_bytes=len(kept) + 1,
+        kept_bytes=len(kept.encode()) + 1,
     )
 
 
-def _letters(text: bytes) -> bytes:
-    return text.translate(None, _NO_LETTERS)
+def _letters(text: str) -> bytes:
+    return _COLOUR.sub("", text).encode().translate(None, _NO_LETTERS)
 
 
 def excerpt(raw: bytes, catalogue: Catalogue) -> tuple[Line, ...]:
