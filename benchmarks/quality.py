@@ -61,7 +61,8 @@ _NOT_GENERAL: Final = re.compile(  # of log_fixtures: one project's own tools
 _COLOUR: Final = re.compile(r"\x1b?\[[0-9;?]*[A-Za-z]|\x1b")
 _NO_LETTERS: Final = bytes(set(range(256)) - set(b"_./:" + string.ascii_letters.encode() + string.digits.encode()))
 """The marked chunks lost `<`, `&` and the ESC of colours on their way through XML, and blanks do not count."""
-_QUOTED: Final = re.compile(r"‹([^›]*)›")
+_OPEN, _CLOSE = "\u2039", "\u203a"  # what a marked line quotes stands between them
+_QUOTED: Final = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
 
 class Judged(NamedTuple):
@@ -205,9 +206,11 @@ def fixtures(folder: Path, catalogue: Catalogue) -> list[tuple[str, str | None, 
             continue
         text = path.read_text("utf-8").split("\n", 1)[1]
         marked = next(line for line in text.split("\n") if "#=MATCH=#" in line)
-        plain = text.replace("#=MATCH=# ", "").replace("‹", "").replace("›", "")
+        plain = text.replace("#=MATCH=# ", "").replace(_OPEN, "").replace(_CLOSE, "")
         match = catalogue.match("github", (), normalise(plain.encode()).decode())
-        said = match is not None and all(normalise(quoted.encode()).decode().strip() in match.line for quoted in _QUOTED.findall(marked))
+        said = match is not None and all(
+            normalise(quoted.encode()).decode().strip() in match.line for quoted in _QUOTED.findall(marked)
+        )
         found.append((path.stem, match.signature.name if match else None, said))
     return found
 
