@@ -61,7 +61,8 @@ _NOT_GENERAL: Final = re.compile(  # of log_fixtures: one project's own tools
 _COLOUR: Final = re.compile(r"\x1b?\[[0-9;?]*[A-Za-z]|\x1b")
 _NO_LETTERS: Final = bytes(set(range(256)) - set(b"_./:" + string.ascii_letters.encode() + string.digits.encode()))
 """The marked chunks lost `<`, `&` and the ESC of colours on their way through XML, and blanks do not count."""
-_QUOTED: Final = re.compile(r"‹([^›]*)›")
+_OPEN, _CLOSE = "\u2039", "\u203a"  # what a marked line quotes stands between them
+_QUOTED: Final = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
 
 class Judged(NamedTuple):
@@ -146,22 +147,22 @@ def judged(row: Mapping[str, Any], catalogue: Catalogue) -> Judged:
     raw = str(row["log"] or "").encode()
     lines = excerpt(raw, catalogue)
     match = catalogue.match("jenkins", (), lines)
-    chunk = _COLOUR.sub("", str(row.get("failing_chunk") or "")).encode()
-    kept = "\n".join(line.text for line in lines).encode()
+    chunk = str(row.get("failing_chunk") or "")
+    kept = "\n".join(line.text for line in lines)
     return Judged(
         key=hashlib.sha256(raw).hexdigest()[:16],
         repository=row["repository"],
         silver=row.get("cause"),
         match=match,
-        in_chunk=match is not None and _letters(match.line.encode()) in _letters(chunk),
+        in_chunk=match is not None and _letters(match.line) in _letters(chunk),
         chunk_kept=_letters(chunk) in _letters(kept) if chunk.strip() else None,
         log_bytes=len(raw),
-        kept_bytes=len(kept) + 1,
+        kept_bytes=len(kept.encode()) + 1,
     )
 
 
-def _letters(text: bytes) -> bytes:
-    return text.translate(None, _NO_LETTERS)
+def _letters(text: str) -> bytes:
+    return _COLOUR.sub("", text).encode().translate(None, _NO_LETTERS)
 
 
 def excerpt(raw: bytes, catalogue: Catalogue) -> tuple[Line, ...]:
@@ -205,9 +206,11 @@ def fixtures(folder: Path, catalogue: Catalogue) -> list[tuple[str, str | None, 
             continue
         text = path.read_text("utf-8").split("\n", 1)[1]
         marked = next(line for line in text.split("\n") if "#=MATCH=#" in line)
-        plain = text.replace("#=MATCH=# ", "").replace("‹", "").replace("›", "")
+        plain = text.replace("#=MATCH=# ", "").replace(_OPEN, "").replace(_CLOSE, "")
         match = catalogue.match("github", (), normalise(plain.encode()).decode())
-        said = match is not None and all(normalise(quoted.encode()).decode().strip() in match.line for quoted in _QUOTED.findall(marked))
+        said = match is not None and all(
+            normalise(quoted.encode()).decode().strip() in match.line for quoted in _QUOTED.findall(marked)
+        )
         found.append((path.stem, match.signature.name if match else None, said))
     return found
 

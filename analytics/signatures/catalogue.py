@@ -106,6 +106,9 @@ class Catalogue:
             raise ConfigError(f"signature {twice[0]}: stands twice in the catalogue")
         self._facts: Final = _Index({s.name: tuple(map(whole, s.facts)) for s in self.signatures})
         self._lines: Final = _Index({s.name: (*s.text, *s.near, *s.unless) for s in self.signatures})
+        of = [(s, kind) for s in self.signatures for kind in ("text", "near", "unless") for _ in getattr(s, kind)]
+        self._conditions: Final = {i for i, (_, kind) in enumerate(of) if kind != "text"}
+        self._conditional: Final = {i for i, (s, kind) in enumerate(of) if kind == "text" and (s.near or s.unless)}
         self._cached: Final = lru_cache(_CACHED)(self._match)
 
     def check(self) -> None:
@@ -146,19 +149,50 @@ class Catalogue:
         return Explanation(winner, tuple(losers))
 
     def find(self, block: bytes) -> list[int]:
-        """Where the lines of `block`, in UTF-8, begin that some pattern matches: what a reader of logs has to keep."""
-        starts: list[int] = []
-        behind = 0  # where the line begins that is not looked at yet
-        for end, _ in self._lines.patterns.ends(block):
-            if end > behind:
-                starts.append(block.rfind(b"\n", behind, end - 1) + 1 or behind)
-                behind = block.find(b"\n", end - 1) + 1 or len(block) + 1
-        return starts
+        """Where the lines of `block`, in UTF-8, begin that a reader of logs has to keep: those that some pattern in
+        `text` matches, and those near them on which that signature's `near` or `unless` depends.
+        """
+        hits = list(_by_line(block, self._lines.patterns.ends(block)))
+        proven: dict[int, list[int]] = {}
+        for number, _, patterns in hits:
+            for pattern in patterns & self._conditional:
+                proven.setdefault(self._lines.owners[pattern], []).append(number)
+        return [start for number, start, patterns in hits if self._matters(number, patterns, proven)]
+
+    def _matters(self, number: int, patterns: set[int], proven: Mapping[int, list[int]]) -> bool:
+        """Whether a line proves something, or stands close enough to one that does and depends on it."""
+        if not patterns <= self._conditions:
+            return True
+        owners = {self._lines.owners[pattern] for pattern in patterns} & proven.keys()
+        return any(_is_near(proven[owner], number, self.signatures[owner].within) for owner in owners)
 
     def _read(self, facts: tuple[str, ...], text: Excerpt) -> _Reading:
         lines = enumerate(text.split("\n"), 1) if isinstance(text, str) else ((x[0], x[1]) for x in text or ())
         told = self._facts.told([(i, fact) for i, fact in enumerate(facts)])
         return _Reading(self.signatures, told, self._lines.told(list(lines)))
+
+
+def _by_line(block: bytes, ends: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, set[int]]]:
+    """The lines that matches end on: number in the block, where it begins, and the patterns that match."""
+    number, start, behind = 0, 0, 0  # `behind` is where the next line begins
+    patterns: set[int] = set()
+    for end, pattern in ends:
+        if end > behind:
+            if patterns:
+                yield number, start, patterns
+            begins = block.rfind(b"\n", behind, end - 1) + 1 or behind
+            number += block.count(b"\n", start, begins)
+            start, patterns = begins, set()
+            behind = block.find(b"\n", end - 1) + 1 or len(block) + 1
+        patterns.add(pattern)
+    if patterns:
+        yield number, start, patterns
+
+
+def _is_near(numbers: Sequence[int], number: int, within: int) -> bool:
+    """Whether one of `numbers`, which are in order, is at most `within` from `number`."""
+    i = bisect_left(numbers, number - within)
+    return i < len(numbers) and numbers[i] <= number + within
 
 
 def _strength(signature: Signature) -> tuple[bool, int]:
@@ -244,9 +278,7 @@ class _Told(NamedTuple):
 
     def has(self, pattern: int, number: int, within: int) -> bool:
         """Whether `pattern` matches a line at most `within` lines from that of `number`."""
-        numbers = [self.lines[where][0] for where in self.hits.get(pattern, ())]
-        i = bisect_left(numbers, number - within)
-        return i < len(numbers) and numbers[i] <= number + within
+        return _is_near([self.lines[where][0] for where in self.hits.get(pattern, ())], number, within)
 
 
 class _Reading:
