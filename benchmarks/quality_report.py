@@ -73,8 +73,8 @@ def _head(found: Mapping[str, Any], catalogue: Catalogue) -> Iterator[str]:
     patterns = sum(len(s.text) + len(s.facts) + len(s.near) + len(s.unless) for s in signatures)
     yield "# How well the shipped signatures explain real logs\n"
     yield f"Written by `python -m benchmarks.quality` over {found['source']}: {len(found['logs'])} logs,"
-    yield f"{len(signatures)} signatures, {patterns} patterns. Each log is normalised, cut down to an excerpt and matched,"
-    yield "and nothing else is known of it.\n"
+    yield f"{len(signatures)} signatures, {patterns} patterns. Each log is normalised, cut down to an excerpt and"
+    yield "matched, and nothing else is known of it.\n"
     yield _FOREWORD
 
 

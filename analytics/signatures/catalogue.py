@@ -238,12 +238,12 @@ class _Index:
         data = [text.encode("utf-8", "replace") for _, text in lines]
         starts = [0, *accumulate(len(line) + 1 for line in data)]
         hits: dict[int, list[int]] = {}
-        for end, pattern in self.patterns.ends(b"\n".join(data)):
+        for end, pattern in self.patterns.ends(b"\n".join(data)) if lines else ():
             where = bisect_right(starts, end - 1) - 1
             known = hits.setdefault(pattern, [])
             if not known or known[-1] != where:
                 known.append(where)
-        return _Told(self, lines, data, hits)
+        return _Told(self, lines, [number for number, _ in lines], data, hits)
 
 
 def _blamed(patterns: Mapping[str, tuple[str, ...]]) -> str:
@@ -261,6 +261,7 @@ class _Told(NamedTuple):
 
     source: _Index
     lines: Sequence[tuple[int, str]]
+    numbers: list[int]
     data: list[bytes]
     hits: dict[int, list[int]]
 
@@ -278,7 +279,9 @@ class _Told(NamedTuple):
 
     def has(self, pattern: int, number: int, within: int) -> bool:
         """Whether `pattern` matches a line at most `within` lines from that of `number`."""
-        return _is_near([self.lines[where][0] for where in self.hits.get(pattern, ())], number, within)
+        hits = self.hits.get(pattern, [])
+        i = bisect_left(hits, bisect_left(self.numbers, number - within))
+        return i < len(hits) and self.numbers[hits[i]] <= number + within
 
 
 class _Reading:
@@ -307,7 +310,7 @@ class _Reading:
 
     def _holds(self, signature: Signature, first: int, number: int) -> bool:
         """Whether the line of `number` is near enough to the end, and to what must be near it and nothing else."""
-        if self._lines.lines[-1][0] - number > signature.from_end:
+        if self._lines.numbers[-1] - number > signature.from_end:
             return False
         behind = first + len(signature.near)
         return all(self._lines.has(p, number, signature.within) for p in range(first, behind)) and not any(

@@ -1,6 +1,10 @@
-"""One pass over text that finds every line that any of many patterns matches.
+r"""One pass over text that finds every line that any of many patterns matches.
 
 Hyperscan finds the lines, in one pass whatever the number of patterns; RE2 reads captures from a line that was found.
+Measured on failed logs with the shipped patterns: Hyperscan 230 MB/s, one RE2 set over the whole text 1, over each line
+13. Hyperscan 5.4 has a defect: in the company of some others that begin alike (`^\s*`, `\S+:\d+`), a pattern with
+alternatives may lose matches. Two of ours did and were rewritten; tests hold both engines equal on every example of the
+catalogue and on real logs.
 """
 
 from __future__ import annotations
