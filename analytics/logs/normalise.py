@@ -28,7 +28,6 @@ _TAIL_BYTES: Final = LINE_BYTES - _HEAD_BYTES - len(CUT)
 _WORD_BYTES: Final = 256  # how far a cut may move so as not to stand within a word
 
 _CONTROLS: Final = bytes({*range(32), 127} - set(b"\t\n\r\b"))
-_WINDOWS: Final = {byte: bytes([byte]).decode("cp1252", "replace") for byte in range(0x80, 0xA0)}
 
 # ECMA-48, and what stands for each: sequences but the two that are looked at next; strings that end with BEL or ST
 # (titles, links, Buildkite's time stamps); then what begins the line again, and in the end an ESC that begins nothing.
@@ -172,7 +171,7 @@ def _line_in_utf8(line: bytes) -> bytes:
     try:
         line.decode()
     except UnicodeDecodeError:
-        return line.decode("latin-1").translate(_WINDOWS).encode()
+        return line.decode("cp1252", "replace").encode()
     return line
 
 

@@ -45,12 +45,19 @@ def page_of(block: Block, starts: Indices, found: Iterable[int], news: News) -> 
     """The page of a block. `found` are offsets of lines that signatures know."""
     marked = scan(block.text, starts)
     known = np.unique(lines_at(np.fromiter(found, np.int64), starts))
-    fresh = np.flatnonzero(news == UNSEEN)
+    fresh = _fresh(starts, news)
     hits = hits_of(
         np.concatenate((marked.lines, known, fresh)),
         np.concatenate((marked.marks, np.full(len(known), FOUND), np.full(len(fresh), NEW))),
     )
     return Page(block.text, starts, np.arange(block.first, block.first + len(starts) - 1), news, hits)
+
+
+def _fresh(starts: Indices, news: News) -> Indices:
+    """The new lines that say something. Where most are new the passing log was another one: then none."""
+    says = np.diff(starts) > 1
+    fresh: Indices = np.flatnonzero(says & (news == UNSEEN))
+    return fresh if 2 * len(fresh) <= says.sum() else fresh[:0]
 
 
 def picked(page: Page, lines: Indices) -> Page:

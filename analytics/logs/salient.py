@@ -68,7 +68,7 @@ _PLACE: Final = re2.compile(rb"[.]\w{1,5}[:(]\d+|:\d+:in\b|\bline \d+")
 _GOES_ON: Final = tuple(
     b"at |from |in |+|-|E |>|#|@@|^|~|...|Caused by|File \"|note:|help:|=|\"|'|See |expected|got|Did you".split(b"|")
 ) + (b"|",)
-_FRAMES: Final = (b"at ", b"from ")
+_FRAMES: Final = (b"at ", b"from ", b'File "')
 _LEVELS: Final = tuple(b"[info]|[warn]|[error]|[debug]|[INFO]|[WARN]|[WARNING]|[ERROR]|[DEBUG]".split(b"|"))
 _RULERS: Final = tuple(b"=====|-----|*****|_____|#####|Finished in|Ran |Tests:|Tests run|test result".split(b"|"))
 _TITLE: Final = b"_____"
@@ -301,7 +301,7 @@ def _goes_on(text: bytes) -> bool:
 
 
 def _is_frame(text: bytes) -> bool:
-    return text.lstrip().startswith(_FRAMES) or _PLACE.search(text) is not None
+    return text.lstrip().startswith(_FRAMES) or b":in " in text
 
 
 def _next_text(page: Page, line: int) -> bytes:
