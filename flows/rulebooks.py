@@ -23,12 +23,17 @@ def configured(settings: Settings) -> Rulebook:
     Raises:
         ConfigError: naming the key, or the signature file and entry.
     """
-    own = tuple(signature for path in settings.rulebook.signature_files for signature in _own(path))
+    added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
     policy = {"mode": settings.mode, **settings.rulebook.policy}
-    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=own)
+    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
 
 
-def _own(path: Path) -> tuple[Signature, ...]:
+def own(path: Path) -> tuple[Signature, ...]:
+    """The signatures of an operator's file.
+
+    Raises:
+        ConfigError: naming file, entry and reason.
+    """
     signatures = read(str(path), _text(path))
     try:
         Catalogue(signatures)  # what one engine takes and the other does not, while the file is known
