@@ -122,7 +122,7 @@ def failure_row(about: Failed, score: Score, where: Context, at_ms: int) -> Fail
 
 def diagnosis_row(about: LogRead, score: Score | None, where: Context) -> DiagnosisRow:
     """How a failure is understood by its log."""
-    evidence, case_id, (cause, match, seen_passing), received_ms = about
+    evidence, case_id, (cause, match, seen_passing, discarded), received_ms = about
     return DiagnosisRow(
         failure_id=evidence.event_id,
         case_id=case_id,
@@ -152,6 +152,7 @@ def diagnosis_row(about: LogRead, score: Score | None, where: Context) -> Diagno
         received_ms=received_ms,
         at_ms=where.at_ms,
         rulebook=where.rulebook,
+        discarded=discarded,
     )
 
 

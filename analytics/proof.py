@@ -27,23 +27,25 @@ class Proof(NamedTuple):
     cause: Cause
     match: Match | None
     seen_passing: bool = False  # the passing log has the matched line too, so that it proves nothing
+    discarded: str | None = None  # the strongest signature, where it was passed over because of that
 
 
 def prove(catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidence: Evidence) -> Proof:
     """The signature that explains a failure best, of all that is known of it."""
     lines = evidence.lines
     match = catalogue.match(platform, facts, lines or None)
+    discarded = None
     if match is not None and evidence.compared and not _is_new(match, lines):
         new = [line for line in lines if line.new]
         if (other := catalogue.match(platform, facts, new or None)) is None:
-            return Proof(Cause(Diagnosis.NO_PATTERN.value), match, seen_passing=True)
+            return Proof(Cause(Diagnosis.NO_PATTERN.value), match, seen_passing=True, discarded=match.signature.name)
+        discarded = match.signature.name
         match = other
     if match is None:
         return Proof(Cause(_unmatched(evidence).value), None)
     it = match.signature
-    return Proof(
-        Cause(Diagnosis.MATCHED.value, it.name, it.category.value, it.transient, it.hard_stop, it.cause), match
-    )
+    cause = Cause(Diagnosis.MATCHED.value, it.name, it.category.value, it.transient, it.hard_stop, it.cause)
+    return Proof(cause, match, discarded=discarded)
 
 
 def _is_new(match: Match, lines: tuple[Line, ...]) -> bool:

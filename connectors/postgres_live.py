@@ -93,7 +93,7 @@ SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99])
 FROM guard.failures WHERE written_at >= %(since)s
 """
 _CAUSES: Final = """
-SELECT signature, diagnosis, count(*) FROM guard.failures WHERE written_at >= %(since)s
+SELECT signature, diagnosis, count(*) FROM guard.explained_failures WHERE written_at >= %(since)s
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
 _DECISIONS: Final = """
@@ -105,7 +105,7 @@ SELECT detector, state, count(*) FROM guard.findings WHERE written_at >= %(since
 _LANDED: Final = """
 SELECT d.decision_id, d.written_at, d.platform, d.repository, f.job_name, greatest(cardinality(d.jobs) - 1, 0),
        coalesce(d.signature, f.signature), d.score, d.verdict, d.reason
-FROM guard.decisions d LEFT JOIN guard.failures f ON f.failure_id = d.jobs[1]
+FROM guard.decisions d LEFT JOIN guard.explained_failures f ON f.failure_id = d.jobs[1]
 WHERE d.written_at >= %(since)s ORDER BY d.written_at DESC, d.decision_id LIMIT %(most)s
 """
 _FAILED_JOBS: Final = """

@@ -143,7 +143,7 @@ _BY_REASON = """
 SELECT verdict, reason, count(*) FROM guard.decisions WHERE written_at >= %s GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
 _BY_SIGNATURE = """
-SELECT signature, count(*) FROM guard.failures WHERE written_at >= %s GROUP BY 1 ORDER BY 2 DESC, 1
+SELECT signature, count(*) FROM guard.explained_failures WHERE written_at >= %s GROUP BY 1 ORDER BY 2 DESC, 1
 """
 
 

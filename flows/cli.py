@@ -17,7 +17,6 @@ from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Literal
-from uuid import UUID
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -28,12 +27,11 @@ from connectors.redaction import redacting_processor
 from flows import (
     checking,
     dead_commands,
-    explain,
+    explain_commands,
     logs,
     publish,
     recorded,
     rulebook_commands,
-    rulebooks,
     servers,
     status,
     supervise,
@@ -59,6 +57,9 @@ app = App(
 app.meta.default_parameter = PLAIN
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(explain_commands.explain)
+app.command(explain_commands.unknown_, name="unknown")
+app.command(explain_commands.signatures_, name="signatures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,29 +237,6 @@ def status_(*, json: bool = False, context: In) -> int:
     for line in standing.unreachable:
         complain(line)
     return AWAY if standing.unreachable else DONE
-
-
-@app.command(name="explain")
-def explain_(about: UUID, /, *, json: bool = False, context: In) -> int:
-    """Everything behind a decision, a run attempt, an event or a finding.
-
-    Parameters
-    ----------
-    about
-        Its id.
-    """
-    settings = context.settings()
-    resolve = rulebooks.resolver(settings.postgres.url.get_secret_value())
-    with servers.database(settings) as connection:
-        known = explain.explained(connection, about, resolve)
-    if known is None:
-        complain(f"nothing is known of {about}; failures, decisions and findings are kept, runs that passed are not")
-        return AWAY
-    if json:
-        answer(to_json(known))
-    else:
-        show(explain.shown(known))
-    return DONE
 
 
 @app.command

@@ -9,12 +9,17 @@ from uuid import UUID
 import msgspec
 from rich.console import RenderableType
 
+from analytics.account import account
 from analytics.rulebook import Rulebook
-from analytics.signatures.catalogue import facts_of
+from analytics.signatures.catalogue import Catalogue, facts_of
+from connectors.diagnoses import diagnoses_of
 from connectors.postgres import Connection
 from connectors.postgres_queries import Row, explain
+from flows import log_account
+from flows.log_account import LogAccount, Near, told
 from flows.tables import facts, table
 from models.records.errors import ConfigError
+from models.records.evidence import Evidence, Line, Reading
 from models.records.outputs import Reason, Verdict
 
 WORDS: Final[Mapping[Reason, str]] = {
@@ -39,11 +44,17 @@ WORDS: Final[Mapping[Reason, str]] = {
     Reason.NOT_RERUNNABLE: "the platform offers no rerun for it",
 }
 
+_TOLD: Final = ("platform", "outcome", "reason", "step", "exit_code")
+
 Resolve = Callable[[str], Rulebook]
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """What is known of an id. Rows have the columns of their tables, and what was added to explain them."""
+    """What is known of an id. Rows have the columns of their tables, and what was added to explain them.
+
+    A failure's own columns are what was understood when its webhook came; `log` is what is understood since its log
+    was read, None where nothing came of that yet.
+    """
 
     id: UUID
     cases: list[UUID]
@@ -52,18 +63,23 @@ class Explained(msgspec.Struct, frozen=True):
     findings: list[Row]
 
 
-def explained(connection: Connection, about: UUID, resolve: Resolve) -> Explained | None:
+def explained(connection: Connection, about: UUID, resolve: Resolve, near: Near) -> Explained | None:
     """Everything behind the id of a decision, case, event or finding; None if nothing is known of it.
 
-    `resolve` gives the rulebook of a digest: failures are explained by the rules that were in force for them.
+    `resolve` gives the rulebook of a digest: failures are explained by the rules that were in force for them. `near`
+    finds the cluster of an unknown failure.
     """
     found = explain(connection, about)
     if found is None:
         return None
+    read = diagnoses_of(connection, [row["failure_id"] for row in found.failures])
     return Explained(
         about,
         found.cases,
-        [row | _proof(row, resolve) for row in found.failures],
+        [
+            row | _proof(row, resolve) | {"log": _log(row, read.get(row["failure_id"]), resolve, near)}
+            for row in found.failures
+        ],
         [row | {"in_words": in_words(row["reason"])} for row in found.decisions],
         found.findings,
     )
@@ -76,7 +92,7 @@ def in_words(reason: str) -> str | None:
 
 def _proof(failure: Row, resolve: Resolve) -> dict[str, Any]:
     """The facts of a failure, the line that its signature matched, and what mends it."""
-    known = facts_of(**{name: failure[name] for name in ("platform", "outcome", "reason", "step", "exit_code")})
+    known = facts_of(**{name: failure[name] for name in _TOLD})
     proof: dict[str, Any] = {"facts": list(known), "matched": None, "captures": {}, "fix": None, "owner": None}
     if failure["signature"] is None:
         return proof
@@ -91,6 +107,43 @@ def _proof(failure: Row, resolve: Resolve) -> dict[str, Any]:
     return proof | told | {"fix": match.signature.fix, "owner": match.signature.owner or None}
 
 
+def _log(failure: Row, row: Row | None, resolve: Resolve, near: Near) -> LogAccount | None:
+    """What the log of a failure says, by the rules that were in force when it was read."""
+    if row is None:
+        return None
+    evidence = _evidence(row)
+    code = failure["exit_code"] if failure["exit_code"] is not None else row["exit_code"]
+    known = facts_of(**({name: failure[name] for name in _TOLD} | {"exit_code": code}))
+    try:
+        found = account(resolve(row["rulebook"]).catalogue, failure["platform"], known, evidence)
+    except ConfigError:
+        return _as_stored(row, evidence)
+    return told(found, evidence, near=near)
+
+
+def _evidence(row: Row) -> Evidence:
+    """What the reader of the log told the shard, as far as it is needed to tell it again."""
+    names = ("why", "exit_code", "log_lines", "log_bytes", "cut", "compared", "template", "normaliser")
+    return Evidence(
+        event_id=str(row["failure_id"]),
+        instance="",
+        repository="",
+        pipeline_id="",
+        job_id="",
+        attempt=1,
+        reading=Reading(row["reading"]),
+        lines=tuple(Line(*line) for line in row["lines"]),
+        **{name: row[name] for name in names},
+    )
+
+
+def _as_stored(row: Row, evidence: Evidence) -> LogAccount:
+    """What is left to tell where the rulebook is gone."""
+    nothing = account(Catalogue(()), "", (), evidence)
+    names = ("diagnosis", "signature", "category", "transient", "cause", "line", "matched", "captures", "seen_passing")
+    return msgspec.structs.replace(told(nothing, evidence), **{name: row[name] for name in names})
+
+
 def shown(explained: Explained) -> Iterator[RenderableType]:
     """`explained` for a terminal: each run attempt with its decisions and failures, then the findings."""
     for case in explained.cases:
@@ -101,6 +154,8 @@ def shown(explained: Explained) -> Iterator[RenderableType]:
             yield facts(f"decision {row['decision_id']}, revision {row['revision']}", _decision(row))
         for row in failures:
             yield facts(f"failure {row['failure_id']}", _failure(row))
+            if row["log"] is not None:
+                yield from log_account.shown(row["log"], f"log of failure {row['failure_id']}")
     if explained.findings:
         yield table(
             "findings about the same jobs",

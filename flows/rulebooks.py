@@ -28,13 +28,18 @@ def configured(settings: Settings) -> Rulebook:
     Raises:
         ConfigError: naming the key, or the signature file and entry.
     """
-    own = tuple(signature for path in settings.rulebook.signature_files for signature in _own(path))
+    added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
     waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
     policy = {"mode": settings.mode, **waits, **settings.rulebook.policy}
-    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=own)
+    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
 
 
-def _own(path: Path) -> tuple[Signature, ...]:
+def own(path: Path) -> tuple[Signature, ...]:
+    """The signatures of an operator's file.
+
+    Raises:
+        ConfigError: naming file, entry and reason.
+    """
     signatures = read(str(path), _text(path))
     try:
         Catalogue(signatures).check()  # while the file is known

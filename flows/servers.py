@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import psycopg
@@ -23,6 +24,11 @@ _TIMEOUT_SECONDS: Final = 5.0
 def now_ms() -> int:
     """The wall clock, Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def ago(past: timedelta) -> datetime:
+    """So long before now."""
+    return datetime.now(UTC) - past
 
 
 def require_schema(url: str) -> None:

@@ -107,6 +107,7 @@ class DiagnosisRow(NamedTuple):
     received_ms: int
     at_ms: int  # stream time
     rulebook: str
+    discarded: str | None  # the signature that matched best, where the last passing log has its line too
 
 
 class FindingState(StrEnum):

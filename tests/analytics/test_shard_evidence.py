@@ -144,8 +144,8 @@ def test_a_line_that_the_passing_log_has_too_explains_nothing() -> None:
     failed = _failed(log)
     log.evidence(failed, T0 + 1, compared=True, lines=[(7, RESET[0][1], False), (9, "other", True)])
     said = _play(log)
-    assert [(row.diagnosis, row.signature, row.line, row.seen_passing) for row in said.diagnoses] == [
-        ("no_pattern", None, 7, True)
+    assert [(row.diagnosis, row.signature, row.line, row.seen_passing, row.discarded) for row in said.diagnoses] == [
+        ("no_pattern", None, 7, True, "reset_by_peer")
     ]
     assert _decided(said)[-1] == (1, "skip", "unknown_cause")
 

@@ -172,6 +172,7 @@ def diagnosis(number: int, **changes: Any) -> DiagnosisRow:
         received_ms=NOW_MS + 1500,
         at_ms=NOW_MS + 1600,
         rulebook="d" * 64,
+        discarded="dns-failure",
     )._replace(**changes)
 
 

@@ -30,6 +30,7 @@ OWN_COLUMNS = {"dead_letters": {"written_at", "replayed_at"}}  # every other tab
 VIEWS = {
     "current_decisions",
     "explained_failures",
+    "signature_hits",
     "open_findings",
     "recent_failures",
     "why_not_healed",

@@ -1,0 +1,194 @@
+"""guard explain, guard unknown, guard signatures: why it failed, what is not known yet, what the rules are worth."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from connectors.diagnoses import cases_of_job, oldest_failure, signature_hits
+from connectors.redaction import Redactor
+from flows import explain as ids
+from flows import explain_log, log_account, rulebooks, servers, unknown
+from flows import signature_hits as hits
+from flows.command import AWAY, DONE, WRONG, In, answer, complain, show
+from flows.settings import Settings
+from flows.tables import to_json
+from models.records.errors import ConfigError
+from models.records.event import PlatformName
+
+_KEY_BYTES: Final = 32
+
+
+class _Asked(NamedTuple):
+    """What the command line asks about."""
+
+    files: list[str]
+    ids: list[UUID]
+    jobs: list[str]
+
+
+def explain(
+    *about: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    job: Annotated[tuple[str, ...], Parameter(name="--job")] = (),
+    passing: Path | None = None,
+    platform: PlatformName | None = None,
+    signatures: tuple[Path, ...] = (),
+    connect: bool = False,
+    json: bool = False,
+    context: In,
+) -> int:
+    """Why it failed: from a log, without any server; or all that is known of a decision, run, event, finding or job.
+
+    Ends with 0 if each is explained; 1 if no signature explains one of the logs, or nothing is known of an id; 2 if
+    something cannot be read or the command is wrong.
+
+    Parameters
+    ----------
+    about
+        Files with logs, - for standard input; or ids: of a decision, a run attempt, an event, a finding, or a job as
+        its platform numbers it.
+    job
+        The id of a job, whatever it looks like.
+    passing
+        The last log of the same job that passed: what stands in it too proves nothing.
+    platform
+        Whose logs they are. Without it, no signature is kept out for being another platform's.
+    signatures
+        A file with signatures of your own. May be given several times.
+    connect
+        Look in PostgreSQL for the cluster that an unknown failure belongs to.
+    json
+        One JSON object a line for each log.
+    """
+    asked = _sorted(about, job)
+    if not any(asked):
+        raise ConfigError("explain what? A file with a log, - for standard input, or an id")
+    settings = context.settings()
+    statuses = [DONE]
+    if asked.files:
+        near = unknown.nearest(settings) if connect or asked.ids or asked.jobs else log_account.nowhere
+        explainer = explain_log.LogExplainer(
+            explain_log.catalogue_of([*settings.rulebook.signature_files, *signatures], platform),
+            Redactor(_key(settings)),
+            passing=explain_log.passing_index(passing) if passing else None,
+            platform=platform,
+            near=near,
+        )
+        statuses += [_log(explainer, file, json=json) for file in asked.files]
+    if asked.ids or asked.jobs:
+        statuses += _ids(settings, asked, json=json)
+    return max(statuses)
+
+
+def _sorted(about: tuple[str, ...], jobs: tuple[str, ...]) -> _Asked:
+    """What each argument is.
+
+    Raises:
+        ConfigError: one is neither a file nor an id.
+    """
+    asked = _Asked([], [], list(jobs))
+    for name in about:
+        if (identity := _uuid(name)) is not None:
+            asked.ids.append(identity)
+        elif name == explain_log.STDIN or Path(name).exists():
+            asked.files.append(name)
+        elif name.isdecimal():
+            asked.jobs.append(name)
+        else:
+            raise ConfigError(f"{name}: there is no such file, and it is no id")
+    return asked
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _key(settings: Settings) -> bytes:
+    """What pseudonyms are made with: the settings' key, or one of this moment where none is set."""
+    key = settings.redaction.key
+    return key.get_secret_value().encode() if key else secrets.token_bytes(_KEY_BYTES)
+
+
+def _log(explainer: explain_log.LogExplainer, file: str, *, json: bool) -> int:
+    try:
+        account = explainer.explain(file)
+    except ConfigError as error:
+        complain(str(error))
+        return WRONG
+    if json:
+        answer(msgspec.json.encode(account).decode())
+    else:
+        show(log_account.shown(account, account.log or file))
+    return DONE if account.signature is not None else AWAY
+
+
+def _ids(settings: Settings, asked: _Asked, *, json: bool) -> Iterator[int]:
+    resolve = rulebooks.resolver(settings.postgres.url.get_secret_value())
+    near = unknown.nearest(settings)
+    with servers.database(settings) as connection:
+        wanted: list[tuple[str, UUID | None]] = [(str(identity), identity) for identity in asked.ids]
+        for job in asked.jobs:
+            wanted += [(f"job {job}", case) for case in cases_of_job(connection, job)] or [(f"job {job}", None)]
+        for name, identity in wanted:
+            known = ids.explained(connection, identity, resolve, near) if identity else None
+            if known is None:
+                complain(
+                    f"nothing is known of {name}; failures, decisions and findings are kept, runs that passed are not"
+                )
+                yield AWAY
+            elif json:
+                answer(to_json(known))
+            else:
+                show(ids.shown(known))
+
+
+def unknown_(
+    *,
+    days: Annotated[int, Parameter(validator=Number(gte=1, lte=3650))] = 30,
+    most: Annotated[int, Parameter(validator=Number(gte=1, lte=100))] = 10,
+    json: bool = False,
+    context: In,
+) -> None:
+    """What no signature explains yet: the largest clusters of such failures, as drafts of signatures.
+
+    The answer is a file that `guard explain --signatures` and the settings take, once somebody has said in it what
+    each means.
+
+    Parameters
+    ----------
+    days
+        How far back; 30 if not given.
+    most
+        How many clusters; 10 if not given.
+    """
+    with servers.database(context.settings()) as connection:
+        found = unknown.clusters(connection, servers.ago(timedelta(days=days)), days=days, most=most)
+    answer(to_json(found) if json else unknown.written(found))
+
+
+def signatures_(*, json: bool = False, context: In) -> None:
+    """What each signature is worth: its hits of the last 30 days, and which have none or hit passing logs."""
+    settings = context.settings()
+    catalogue = rulebooks.configured(settings).catalogue
+    with servers.database(settings) as connection:
+        found = hits.standings(
+            catalogue.signatures,
+            signature_hits(connection),
+            oldest=oldest_failure(connection),
+            at=datetime.now(UTC),
+        )
+    if json:
+        answer(to_json(found))
+    else:
+        show(hits.shown(found))
