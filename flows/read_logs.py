@@ -11,11 +11,15 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
 import structlog
 
+from analytics.logs.analyse import Analysis
+from analytics.logs.passing import PassingIndex, PassingIndexing
+from analytics.signatures.catalogue import Catalogue
 from connectors import metrics
 from connectors.http import Api, Client, Limits
 from connectors.platforms import PLATFORMS
@@ -28,7 +32,7 @@ from flows.log_lanes import Lane
 from flows.log_passing import Archive, PassingLogs
 from flows.log_reader import Reader
 from flows.log_reading import Clocks
-from flows.log_standin import Hashes, Tail
+from flows.rulebooks import configured as configured_rulebook
 from flows.settings import Settings
 
 _CLOCKS: Final = Clocks(time.time, time.monotonic)
@@ -68,16 +72,17 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     name = f"{socket.gethostname()}:{settings.logs.metrics_port + number}"
     requests = Requests(settings.redis.url.get_secret_value(), name)
     archive = Archive(settings.postgres.url.get_secret_value(), clock=time.monotonic)
-    passing = PassingLogs(requests, archive, Hashes, clocks=_CLOCKS)
+    passing = PassingLogs(requests, archive, Indexer, clocks=_CLOCKS)
     lanes: dict[tuple[str, str], Lane] = {way: _lane(*api, settings) for way, api in apis.items()}
     key = settings.redaction.key.get_secret_value().encode()
+    redactor = Redactor(key, found=lambda rule: metrics.guard_redactions_total(rule=rule).inc())
     reader = Reader(
         requests,
         lanes,
-        analyse=Tail,
+        analyse=partial(_analysis, configured_rulebook(settings).catalogue, redactor),
         passing=passing,
         archive=archive,
-        redactor=Redactor(key, found=lambda rule: metrics.guard_redactions_total(rule=rule).inc()),
+        redactor=redactor,
         clocks=_CLOCKS,
         patience_seconds=settings.logs.patience.total_seconds(),
         most_bytes=settings.logs.max_bytes,
@@ -93,6 +98,24 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
         archive.close()
         served.close()
     _log.info("stopped")
+
+
+class Indexer:
+    """Makes the index of a passing log, as the bytes that are kept."""
+
+    def __init__(self) -> None:
+        self._indexing = PassingIndexing()
+        self.feed = self._indexing.feed
+
+    def finish(self) -> bytes:
+        """The index of all that was fed."""
+        return self._indexing.finish().to_bytes()
+
+
+def _analysis(catalogue: Catalogue, redactor: Redactor, passing: bytes | None) -> Analysis:
+    """What reads one log, beside the index of the last passing one."""
+    index = PassingIndex.from_bytes(passing) if passing is not None else None
+    return Analysis(find=catalogue.find, redact=redactor.redact, passing=index)
 
 
 def _lane(name: str, api: configured.Api, settings: Settings) -> Lane:
