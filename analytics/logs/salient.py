@@ -16,14 +16,14 @@ from typing import Final
 import numpy as np
 
 from analytics.logs.marks import Indices, Role
-from analytics.logs.pages import Page
+from analytics.logs.pages import SEEN, Page
 from analytics.logs.reach import above, below
 from analytics.logs.seeds import Marked, Scene, Scores, alike, bits, marked_lines, most_telling, scene_of, scores_of
 
 _TAIL: Final = 4.0  # the score of the last line before the end of the failed command; it falls to nothing
 _TAIL_LINES: Final = 80  # on this way,
 _REPEATED: Final = 0.35  # and faster with each doubling of the lines there that begin alike
-_QUIET: Final = 0.6  # what is left to a line that says that all is well
+_QUIET: Final = 0.6  # what is left to a line that says that all is well, or that the last passing log had
 _FILL_SHARE: Final = 0.05  # of the excerpt, kept back to close small gaps
 _GAP_LINES: Final = 2
 _SMALL_BYTES: Final = 200  # where not even such a line has room the excerpt is full
@@ -75,7 +75,7 @@ def _tail(page: Page, marked: Marked, scene: Scene) -> list[tuple[float, int]]:
     repeated = np.where(np.diff(page.starts)[lines] > 1, np.bincount(places, minlength=1)[places], 1)
     scores = _TAIL * (1 - (scene.end - lines) / _TAIL_LINES)
     scores /= 1 + _REPEATED * np.log2(np.maximum(repeated / 2, 1))
-    scores *= np.where(marked.roles[lines] & bits(Role.QUIET), _QUIET, 1.0)
+    scores *= np.where((marked.roles[lines] & bits(Role.QUIET) != 0) | (page.news[lines] == SEEN), _QUIET, 1.0)
     return list(zip((-scores).tolist(), lines.tolist(), strict=True))
 
 
