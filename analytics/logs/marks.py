@@ -71,7 +71,7 @@ _PATTERNS: Final = _patterns()
 FOUND: Final = len(_PATTERNS)
 TOLD: Final = FOUND + 1
 NEW: Final = FOUND + 2
-MARKS: Final = (*_PATTERNS, Mark(Role.FOUND, 12.0), Mark(Role.ERROR, 6.0), Mark(Role.NEW, 3.0))
+MARKS: Final = (*_PATTERNS, Mark(Role.FOUND, 6.0), Mark(Role.ERROR, 6.0), Mark(Role.NEW, 3.0))
 _ROLES: Final = np.array([mark.role for mark in MARKS])
 
 
