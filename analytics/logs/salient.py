@@ -1,9 +1,9 @@
 """Which lines of a failed log to keep: those that state the cause, what belongs to them, and the end.
 
 Each marked line is a seed with a score (seeds.py) and passes it on, lessened, to the lines that belong to it
-(reach.py). The lines before the end of the failed command have a score of their own. After the lines that signatures
-know the best of all are kept until the excerpt is full. Seeds are expanded in the order of their scores, so that the work is that of the excerpt and
-not that of the log.
+(reach.py). The lines before the end of the failed command have a score of their own. First the lines that signatures
+know are kept, then the best of all until the excerpt is full. Seeds are expanded in the order of their scores, so that
+the work is that of the excerpt and not that of the log.
 """
 
 from __future__ import annotations
