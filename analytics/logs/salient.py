@@ -1,9 +1,9 @@
 """Which lines of a failed log to keep: those that state the cause, what belongs to them, and the end.
 
 Each marked line is a seed with a score (seeds.py) and passes it on, lessened, to the lines that belong to it
-(reach.py). The lines before the end of the failed command have a score of their own. The best lines of all are kept
-until the excerpt is full. Seeds are expanded in the order of their scores, so that the work is that of the excerpt and
-not that of the log.
+(reach.py). The lines before the end of the failed command have a score of their own. First the lines that signatures
+know are kept, then the best of all until the excerpt is full. Seeds are expanded in the order of their scores, so that
+the work is that of the excerpt and not that of the log.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Final
 
 import numpy as np
 
-from analytics.logs.marks import Indices
-from analytics.logs.pages import Page
+from analytics.logs.marks import Indices, Role
+from analytics.logs.pages import SEEN, Page
 from analytics.logs.reach import above, below
-from analytics.logs.seeds import Marked, Scene, Scores, alike, marked_lines, most_telling, scene_of, scores_of
+from analytics.logs.seeds import Marked, Scene, Scores, alike, bits, marked_lines, most_telling, scene_of, scores_of
 
 _TAIL: Final = 4.0  # the score of the last line before the end of the failed command; it falls to nothing
 _TAIL_LINES: Final = 80  # on this way,
 _REPEATED: Final = 0.35  # and faster with each doubling of the lines there that begin alike
+_QUIET: Final = 0.6  # what is left to a line that says that all is well, or that the last passing log had
+_KNOWN_SHARE: Final = 0.25  # of the excerpt, for lines that signatures know, wherever they stand
 _FILL_SHARE: Final = 0.05  # of the excerpt, kept back to close small gaps
 _GAP_LINES: Final = 2
 _SMALL_BYTES: Final = 200  # where not even such a line has room the excerpt is full
@@ -35,8 +37,8 @@ def choose(page: Page, most_bytes: int) -> tuple[Indices, int | None]:
     scores = scores_of(page, marked, scene)
     sizes = np.diff(page.starts)
     spare = int(most_bytes * _FILL_SHARE)
-    room = most_bytes - spare
-    kept: set[int] = set()
+    kept = _known(page, marked, int(most_bytes * _KNOWN_SHARE))
+    room = most_bytes - spare - int(sizes[sorted(kept)].sum())
     for line in _ranked(page, marked, scene, scores):
         if line not in kept and sizes[line] > room and spare:
             gaps = _gaps(page, kept, room + spare)
@@ -50,9 +52,22 @@ def choose(page: Page, most_bytes: int) -> tuple[Indices, int | None]:
     return _without_blanks(page, kept), most_telling(marked, scores)
 
 
+def _known(page: Page, marked: Marked, room: int) -> set[int]:
+    """The lines that signatures know, as far as there is room: of those that begin alike the last, the latest first."""
+    lines = marked.having(Role.FOUND)[::-1]
+    lasts = np.sort(np.unique(alike(page, lines), return_index=True)[1])
+    known: set[int] = set()
+    for line in lines[lasts].tolist():
+        room -= int(page.starts[line + 1] - page.starts[line])
+        if room < 0:
+            break
+        known.add(line)
+    return known
+
+
 def _ranked(page: Page, marked: Marked, scene: Scene, scores: Scores) -> Iterator[int]:
     """Lines from the best to the worst, some more than once."""
-    waiting = _tail(page, scene)
+    waiting = _tail(page, marked, scene)
     heapq.heapify(waiting)
     for seed in np.lexsort((marked.lines, -scores)).tolist():
         score, line = float(scores[seed]), int(marked.lines[seed])
@@ -67,13 +82,14 @@ def _ranked(page: Page, marked: Marked, scene: Scene, scores: Scores) -> Iterato
         yield heapq.heappop(waiting)[1]
 
 
-def _tail(page: Page, scene: Scene) -> list[tuple[float, int]]:
+def _tail(page: Page, marked: Marked, scene: Scene) -> list[tuple[float, int]]:
     """The lines before the end of the failed command, and their scores below zero: the nearer the better."""
     lines = np.arange(max(scene.begin, scene.end - _TAIL_LINES), scene.end)
     places = np.unique(alike(page, lines), return_inverse=True)[1]
     repeated = np.where(np.diff(page.starts)[lines] > 1, np.bincount(places, minlength=1)[places], 1)
     scores = _TAIL * (1 - (scene.end - lines) / _TAIL_LINES)
     scores /= 1 + _REPEATED * np.log2(np.maximum(repeated / 2, 1))
+    scores *= np.where((marked.roles[lines] & bits(Role.QUIET) != 0) | (page.news[lines] == SEEN), _QUIET, 1.0)
     return list(zip((-scores).tolist(), lines.tolist(), strict=True))
 
 

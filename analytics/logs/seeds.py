@@ -102,16 +102,15 @@ def scores_of(page: Page, marked: Marked, scene: Scene) -> Scores:
     """The score of each marked line."""
     lines = marked.lines
     roles = marked.roles[lines]
-    found = roles & bits(Role.FOUND) != 0
     scores = _said(page, scene) / (1 + _ALIKE * np.log2(_rank(alike(page, lines), lines >= scene.begin)))
-    scores[(roles & bits(Role.QUIET) != 0) & ~found] *= _QUIET
-    over = (roles & bits(Role.ENDED, Role.FAILED) != 0) & ~found
+    scores[roles & bits(Role.QUIET) != 0] *= _QUIET
+    over = roles & bits(Role.ENDED, Role.FAILED) != 0
     of_it = (lines >= scene.end) & (lines <= scene.last)
     scores[over] = np.minimum(scores[over] + _OVER * of_it[over], _OVER_AT_MOST)
-    scores *= np.where(found, 1.0, _place(lines, scene))
+    scores *= _place(lines, scene)
     scores *= 1 + _NEAR * np.exp(-_away(page, lines, scene) / _FADING_LINES)
     news = page.news[lines]
-    scores *= np.where(news == UNSEEN, _UNSEEN, np.where((news == SEEN) & ~found, _SEEN, 1.0))
+    scores *= np.where(news == UNSEEN, _UNSEEN, np.where(news == SEEN, _SEEN, 1.0))
     return scores
 
 
@@ -139,7 +138,6 @@ def _said(page: Page, scene: Scene) -> Scores:
     lines, marks = page.hits
     common = np.bincount(marks, minlength=len(MARKS))[marks]
     said = _WEIGHT[marks] / (1 + _COMMON * np.log2(common) + _LATER * np.log2(_rank(marks, lines >= scene.begin)))
-    said = np.where(_BITS[marks] & bits(Role.FOUND), _WEIGHT[marks], said)
     firsts = np.flatnonzero(np.diff(lines, prepend=-1))
     if not len(firsts):
         return np.zeros(0)

@@ -171,6 +171,17 @@ def test_lines_that_a_signature_knows_are_kept_wherever_they_stand() -> None:
     assert "the quota" in _text(found_in(raw, find=find))
 
 
+def test_known_lines_by_the_thousand_leave_room_for_the_cause() -> None:
+    raw = (b"$ make\n" + b"known trouble with a thing that is named here\n" * 2000) * 5 + b"error: the cause\n"
+
+    def find(text: bytes) -> list[int]:
+        return [at for at in range(0, len(text), 1 << 10) if text.startswith(b"known", text.rfind(b"\n", 0, at) + 1)]
+
+    found = found_in(raw, find=find)
+    assert "error: the cause" in _text(found)
+    assert "known trouble" in _text(found)
+
+
 def test_lines_that_the_passing_log_did_not_have_come_first() -> None:
     usual = b"".join(b"error: harmless trouble with part %s\n" % word for word in (b"a", b"b", b"c") * 400)
     raw = usual + b"the flux capacitor is cold\n" + usual
