@@ -98,6 +98,10 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
             return list(self.jobs.values())
         return [job for key, job in self.jobs.items() if key]
 
+    def place_of(self, failure_id: str) -> str | None:
+        """Under which key the job stands that failed so, if it still does."""
+        return next((name for name, job in self.jobs.items() if job.failure_id == failure_id), None)
+
     def view(self, jobs: list[FailedJob], *, ended: Outcome | None, given_up: bool) -> CaseView:
         """The case as the policy sees it; `jobs` in order of time."""
         return CaseView(

@@ -85,7 +85,8 @@ def compose(
         "scorer": dict(scorer) if scorer is not None else shipped_artefact(),
     }
     rulebook = Rulebook(body)
-    rulebook.catalogue  # noqa: B018 - a pattern that does not compile is to be found now
+    Catalogue(signatures).check()  # a pattern that does not compile is to be found now; the shipped ones do
+    rulebook.catalogue  # noqa: B018 - and a name that stands there twice
     rulebook.scorer  # noqa: B018 - and weights that cannot be read
     return rulebook
 

@@ -43,7 +43,24 @@ _MEGABYTE: Final = 1_000_000
 _CHUNK_BYTES: Final = 64 << 10
 _KEY: Final = b"a key of the benchmark, any will do"
 _NESTED: Final = (r"(a+)+b", r"(\w+\s*)*!", r"((x|y)*z)*Q", r"(.*,)*\d+;$")  # what a user may write
-_WORDS: Final = "building linking test passed in ms src main error warning module cache fetch done of the".split()
+_WORDS: Final = [
+    "building",
+    "linking",
+    "test",
+    "passed",
+    "in",
+    "ms",
+    "src",
+    "main",
+    "error",
+    "warning",
+    "module",
+    "cache",
+    "fetch",
+    "done",
+    "of",
+    "the",
+]
 
 
 class Logs(NamedTuple):
@@ -54,6 +71,7 @@ class Logs(NamedTuple):
 
     @property
     def megabytes(self) -> float:
+        """How long they are together."""
         return sum(map(len, self.raw)) / _MEGABYTE
 
 
@@ -80,8 +98,8 @@ def _synthetic(seed: int) -> bytes:
     lines = []
     for number in range(4000):
         words = " ".join(dice.choices(_WORDS, k=dice.randint(3, 14)))
-        colour = "\x1b[32m%s\x1b[0m" if dice.random() < 0.2 else "%s"
-        bar = "".join(f"{percent} %\r" for percent in range(0, 100, 10)) if dice.random() < 0.01 else ""
+        colour = "%s" if dice.randrange(5) else "\x1b[32m%s\x1b[0m"
+        bar = "" if dice.randrange(100) else "".join(f"{percent} %\r" for percent in range(0, 100, 10))
         lines.append(f"2024-05-01T12:{number // 60 % 60:02}:{number % 60:02}.1234567Z {bar}{colour % words} {number}")
     lines.append("2024-05-01T13:10:00.1234567Z src/main.c:12:5: error: expected ';' before 'return'")
     lines.append("2024-05-01T13:10:01.1234567Z ##[error]Process completed with exit code 2.")

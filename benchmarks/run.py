@@ -31,15 +31,15 @@ class Case(NamedTuple):
 
 CASES: Final[Mapping[str, Case]] = {
     "drain_json": Case(
-        "benchmarks.drain --encoding json --events 1000000 --rounds 3",
+        "benchmarks.drain --encoding json --events 600000 --rounds 2",
         "benchmarks.drain --encoding json --events 20000",
     ),
     "drain_protobuf": Case(
-        "benchmarks.drain --encoding pb --events 1000000 --rounds 3",
+        "benchmarks.drain --encoding pb --events 600000 --rounds 2",
         "benchmarks.drain --encoding pb --events 20000",
     ),
     "drain_packed": Case(
-        "benchmarks.drain --encoding pbs --events 5000000 --rounds 3",
+        "benchmarks.drain --encoding pbs --events 2000000 --rounds 2",
         "benchmarks.drain --encoding pbs --events 100000",
     ),
     "latency_1000": Case("benchmarks.latency --rate 1000 --seconds 300", "benchmarks.latency --rate 1000 --seconds 20"),

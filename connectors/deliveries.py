@@ -16,11 +16,12 @@ import msgspec
 import re2
 
 from connectors.delivery import Delivery
+from connectors.platforms.asking import JobRun
 from connectors.platforms.platform import Platform, Request
 from connectors.redaction import Redactor
 from models.records.entry import Encoding, Entry, Kind, traceparent
 from models.records.errors import MalformedPayload
-from models.records.event import Event, EventType, shard_of, uuid5_text
+from models.records.event import Event, EventType, Outcome, PlatformName, shard_of, uuid5_text
 from models.records.payload import to_json
 
 REJECT_BODY_BYTES: Final = 256 << 10
@@ -38,17 +39,26 @@ _LOG: Final = logging.getLogger(__name__)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class LogRequest(msgspec.Struct, frozen=True):
+class LogRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The log of one failed job is wanted."""
 
     event_id: str
-    platform: str
+    platform: PlatformName
     instance: str
     repository: str
     pipeline_id: str
-    job_id: str
+    job_id: str | None  # null where run and job are one
     attempt: int
     traceparent: str | None
+    workflow_id: str | None = None
+    job_number: int | None = None
+    job_name: str | None = None
+    job_key: str | None = None  # of the job, run after run; null where it has no name
+
+    @property
+    def run(self) -> JobRun:
+        """What the platform's API is asked about."""
+        return JobRun(self.repository, self.pipeline_id, self.job_id, self.attempt, self.job_number, self.job_name)
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -97,14 +107,20 @@ class Normaliser:
         received_ms, trace = int(request.received_at * 1000), self._trace()
         items: dict[int, list[tuple[Entry, str | None]]] = {}
         logs: dict[int, list[bytes]] = {}
+        passed: dict[int, list[tuple[str, bytes]]] = {}
         for told in events:
             event = self._redactor.redact_event(told)
             shard = shard_of(event.metadata.instance, event.repository)
             entry = Entry(Kind.EVENT, Encoding.JSON, received_ms, to_json(event), trace)
             items.setdefault(shard, []).append((entry, event.id))
-            if event.event_type is EventType.FAILED and event.job_id is not None:
-                logs.setdefault(shard, []).append(_log_request(event, event.job_id, trace))
-        return [Delivery(shard, tuple(entries), tuple(logs.get(shard, ()))) for shard, entries in items.items()]
+            if event.event_type is EventType.FAILED and _is_of_job(event):
+                logs.setdefault(shard, []).append(_ENCODER.encode(_log_request(event, trace)))
+            elif event.metadata.outcome is Outcome.PASSED and (key := _job_key(event)) is not None:
+                passed.setdefault(shard, []).append((key, _ENCODER.encode(_run_of(event))))
+        return [
+            Delivery(shard, tuple(entries), tuple(logs.get(shard, ())), tuple(passed.get(shard, ())))
+            for shard, entries in items.items()
+        ]
 
     def _reject(
         self, source: str, platform: Platform, instance: str, request: Request, *, reason: str, detail: str
@@ -148,16 +164,39 @@ def _unescaped(found: re2._Match) -> str:
     return "/" if escape[1] == "/" else escape
 
 
-def _log_request(event: Event, job_id: str, trace: bytes) -> bytes:
-    return _ENCODER.encode(
-        LogRequest(
-            event_id=event.id,
-            platform=event.platform,
-            instance=event.metadata.instance,
-            repository=event.repository,
-            pipeline_id=event.pipeline_id,
-            job_id=job_id,
-            attempt=event.metadata.attempt,
-            traceparent=traceparent(trace),
-        )
+def _is_of_job(event: Event) -> bool:
+    """Whether it is about a job: of run-level events, those have a job's name where run and job are one."""
+    return event.job_id is not None or event.metadata.job_name is not None
+
+
+def _run_of(event: Event) -> JobRun:
+    metadata = event.metadata
+    return JobRun(
+        event.repository, event.pipeline_id, event.job_id, metadata.attempt, metadata.job_number, metadata.job_name
     )
+
+
+def _log_request(event: Event, trace: bytes) -> LogRequest:
+    metadata = event.metadata
+    return LogRequest(
+        event_id=event.id,
+        platform=event.platform,
+        instance=metadata.instance,
+        repository=event.repository,
+        pipeline_id=event.pipeline_id,
+        job_id=event.job_id,
+        attempt=metadata.attempt,
+        traceparent=traceparent(trace),
+        workflow_id=metadata.workflow_id,
+        job_number=metadata.job_number,
+        job_name=metadata.job_name,
+        job_key=_job_key(event),
+    )
+
+
+def _job_key(event: Event) -> str | None:
+    """What names the job in whatever run of its workflow; nothing where it has no name."""
+    metadata = event.metadata
+    if metadata.job_name is None:
+        return None
+    return uuid5_text("job", metadata.instance, event.repository, metadata.workflow or "", metadata.job_name)

@@ -17,8 +17,9 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, ParamSpec,
 import prometheus_client as prometheus
 
 P = ParamSpec("P")
-Process = Literal["receiver", "flow"]
-BOTH: Final[tuple[Process, ...]] = get_args(Process)
+Process = Literal["receiver", "flow", "logs"]
+EVERY: Final[tuple[Process, ...]] = get_args(Process)
+BOTH: Final[tuple[Process, ...]] = ("receiver", "flow")
 
 REGISTRY: Final = prometheus.CollectorRegistry()
 prometheus.ProcessCollector(registry=REGISTRY)

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import prometheus_client
 
-from connectors.metric_kinds import BOTH, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
+from connectors.metric_kinds import BOTH, EVERY, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
 from models.records.outputs import Diagnosis, FindingState, Reason, Verdict
@@ -44,6 +44,17 @@ Answer = Literal[
     "headers",  # 431
     "unavailable",  # 503: neither Redis nor the spool took it
 ]
+
+LogOutcome = Literal[
+    "read",
+    "cut",  # read, but longer than is read
+    "no_log",  # the platform has none
+    "denied",  # the platform says no: 401, 403, a redirect to where we may not go
+    "no_credential",  # nobody has told us how to ask
+    "gave_up",  # no answer to go by, while the patience lasted
+    "failed",  # our fault: it is among the dead letters
+]
+Compared = Literal["redis", "postgres", "read", "none"]
 
 # --- the receiver ---
 
@@ -74,7 +85,7 @@ def guard_signature_secret_index(*, source: str) -> None:
     """
 
 
-@counter(unit="places", of=BOTH)
+@counter(unit="places", of=EVERY)
 def guard_redactions_total(*, rule: str) -> None:
     """Secrets and mail addresses hidden before anything was stored or sent, by rule.
 
@@ -133,7 +144,7 @@ def guard_stream_time_lag_seconds(*, shard: Shard) -> None:
     """
 
 
-@counter(unit="attempts", of=BOTH)
+@counter(unit="attempts", of=EVERY)
 def guard_redis_retries_total() -> None:
     """Commands to Redis sent again, or connections made anew.
 
@@ -169,7 +180,7 @@ def guard_errors_total(*, stage: Stage, type: str) -> None:  # noqa: A002 - the 
     """
 
 
-@counter(unit="entries", of=["flow"])
+@counter(unit="entries", of=["flow", "logs"])
 def guard_dead_letters_total(*, reason: str) -> None:
     """Entries put among the dead letters, by reason.
 
@@ -274,7 +285,68 @@ def guard_postgres_retries_total(*, reason: str) -> None:
     """
 
 
-@gauge(unit="1", of=BOTH)
+# --- the log readers ---
+
+
+@counter(unit="logs", of=["logs"])
+def guard_log_reads_total(*, platform: PlatformName, outcome: LogOutcome) -> None:
+    """Logs of failed jobs asked for, by what became of it; each ends as evidence on its shard.
+
+    denied: the credential has run out, or lacks a right; see `guard check` and the platform's own page. gave_up: see
+    guard_breaker_state. no_log grows: logs are kept too short, or the reader comes too late. failed: `guard dead list`.
+    """
+
+
+@histogram(unit="seconds", of=["logs"], buckets=SECONDS)
+def guard_log_latency_seconds() -> None:
+    """From the receipt of a failure to its evidence on the shard.
+
+    A decision waits 10 s for it. Grows for all platforms: start more readers. For one: that platform is slow.
+    """
+
+
+@gauge(unit="state", of=["logs"])
+def guard_breaker_state(*, api: str) -> None:
+    """Whether an API is asked, by its table under [platforms]: 0 it is, 1 it is being tried out, 2 it is not.
+
+    Not 0 for minutes: the platform is down, its name or certificate is wrong, or it does not take the credential.
+    """
+
+
+@counter(unit="bytes", of=["logs"])
+def guard_log_bytes_total(*, platform: PlatformName) -> None:
+    """Text of logs that was read, passing ones included.
+
+    A jump: a job writes without end, or a platform answers without end. Logs are read up to logs.max_bytes.
+    """
+
+
+@counter(unit="logs", of=["logs"])
+def guard_log_comparisons_total(*, source: Compared) -> None:
+    """Where the last passing log of a failed job came from: a cache, PostgreSQL, the platform, or nowhere.
+
+    none grows: lines that are new cannot be told from those that always stand there. Passing logs are expired, or the
+    platform is busy.
+    """
+
+
+@gauge(unit="requests", of=["flow"])
+def guard_log_requests() -> None:
+    """Requests to read logs that are not settled, of all shards.
+
+    Grows: no reader runs, or too few. The oldest are dropped at 10,000 a shard.
+    """
+
+
+@gauge(unit="seconds", of=["flow"])
+def guard_log_requests_oldest_age_seconds() -> None:
+    """Age of the oldest request to read a log that is not settled; 0 where there is none.
+
+    Above a minute: no reader runs, or Redis does not take its evidence. Decisions go on without logs.
+    """
+
+
+@gauge(unit="1", of=EVERY)
 def guard_build_info(*, process: Process, version: str, python: str) -> None:
     """Always 1; its labels say what runs.
 

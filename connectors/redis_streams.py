@@ -25,6 +25,11 @@ MARK_TTL_MS: Final = 72 * 3600 * 1000
 https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks"""
 
 LOG_REQUEST_FIELD: Final = b"request"
+MOST_LOG_REQUESTS: Final = 10_000
+"""So many requests for logs wait in a shard, about; older ones go where nobody reads them: the bus must not fill up."""
+
+PASSED_TTL_MS: Final = 7 * 24 * 3600 * 1000
+"""How long the newest run of a job that passed is remembered."""
 
 
 def log_key(shard: int) -> str:
@@ -42,13 +47,23 @@ def mark_key(shard: int, mark: str) -> str:
     return f"guard:{{{shard:02d}}}:seen:{mark}"
 
 
+def passed_key(shard: int, job_key: str) -> str:
+    """The key that holds the newest run of a job that passed."""
+    return f"guard:{{{shard:02d}}}:passed:{job_key}"
+
+
+def passing_key(shard: int, job_key: str) -> str:
+    """The key that holds the index of a log of a job that passed."""
+    return f"guard:{{{shard:02d}}}:passing:{job_key}"
+
+
 APPEND: Final = f"""
-local appended, mark, at = 0, 2, 3
+local appended, key, at = 0, 2, 5
 for _ = 1, tonumber(ARGV[2]) do
   local new = true
   if ARGV[at] == '1' then
-    mark = mark + 1
-    new = redis.call('SET', KEYS[mark], '1', 'NX', 'PX', ARGV[1])
+    key = key + 1
+    new = redis.call('SET', KEYS[key], '1', 'NX', 'PX', ARGV[1])
   end
   if new then
     redis.call('XADD', KEYS[1], '*', ARGV[at + 1], ARGV[at + 2])
@@ -57,7 +72,14 @@ for _ = 1, tonumber(ARGV[2]) do
   at = at + 3
 end
 if appended > 0 then
-  for i = at, #ARGV do redis.call('XADD', KEYS[2], '*', '{LOG_REQUEST_FIELD.decode()}', ARGV[i]) end
+  for _ = 1, tonumber(ARGV[3]) do
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', {MOST_LOG_REQUESTS}, '*', '{LOG_REQUEST_FIELD.decode()}', ARGV[at])
+    at = at + 1
+  end
+  for i = at, #ARGV do
+    key = key + 1
+    redis.call('SET', KEYS[key], ARGV[i], 'PX', ARGV[4])
+  end
 end
 return appended
 """
@@ -67,12 +89,13 @@ return appended
 def append_arguments(delivery: Delivery, ttl_ms: int = MARK_TTL_MS) -> list[bytes | str | int]:
     """The keys and arguments of APPEND, preceded by the number of keys."""
     keys: list[bytes | str | int] = [log_key(delivery.shard), requests_key(delivery.shard)]
-    arguments: list[bytes | str | int] = [ttl_ms, len(delivery.items)]
+    arguments: list[bytes | str | int] = [ttl_ms, len(delivery.items), len(delivery.log_requests), PASSED_TTL_MS]
     for entry, mark in delivery.items:
         if mark is not None:
             keys.append(mark_key(delivery.shard, mark))
         arguments += [0 if mark is None else 1, *encode(entry)]
-    return [len(keys), *keys, *arguments, *delivery.log_requests]
+    keys += (passed_key(delivery.shard, job_key) for job_key, _ in delivery.passed)
+    return [len(keys), *keys, *arguments, *delivery.log_requests, *(run for _, run in delivery.passed)]
 
 
 def append_entry(client: redis.Redis, shard: int, entry: Entry) -> str:
@@ -112,7 +135,7 @@ def publish(
 
 
 def _commands(delivery: Delivery, script: str, ttl_ms: int) -> list[Command]:
-    if delivery.log_requests or any(mark is not None for _, mark in delivery.items):
+    if delivery.log_requests or delivery.passed or any(mark is not None for _, mark in delivery.items):
         return [("EVALSHA", script, *append_arguments(delivery, ttl_ms))]
     return [("XADD", log_key(delivery.shard), "*", *encode(entry)) for entry, _ in delivery.items]
 
@@ -175,6 +198,21 @@ def backlog(client: redis.Redis, *, now_ms: int) -> list[ShardBacklog]:
             if isinstance(reply, redis.ResponseError):
                 raise reply
     return [_waiting(shard, now_ms, *reply) for shard, reply in enumerate(replies)]
+
+
+def log_backlog(client: redis.Redis, *, now_ms: int) -> tuple[int, int]:
+    """How many requests for logs are not settled, and the age of the oldest one in ms; 0 where there is none.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    with unavailable(), client.pipeline(transaction=False) as pipe:
+        for shard in range(SHARDS):
+            pipe.xlen(requests_key(shard))
+            pipe.xrange(requests_key(shard), count=1)
+        replies: list[Any] = pipe.execute()
+    oldest = [int(entries[0][0].partition(b"-")[0]) for entries in replies[1::2] if entries]
+    return sum(replies[::2]), max(0, now_ms - min(oldest, default=now_ms))
 
 
 def _waiting(shard: int, now_ms: int, unread: int, seen: int, oldest: bytes | str, events: int) -> ShardBacklog:

@@ -57,6 +57,7 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     shard: int
     items: list[tuple[bytes, bytes, str | None]]  # field and value as they will stand in the stream, duplicate mark
     log_requests: list[bytes]
+    passed: list[tuple[str, bytes]] = []  # since 0.2: records written before have none
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -65,13 +66,13 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Record)
 
 def _to_bytes(delivery: Delivery) -> bytes:
     items = [(*wire.encode(entry), mark) for entry, mark in delivery.items]
-    return _ENCODER.encode(_Record(delivery.shard, items, list(delivery.log_requests)))
+    return _ENCODER.encode(_Record(delivery.shard, items, list(delivery.log_requests), list(delivery.passed)))
 
 
 def _from_bytes(record: bytes) -> Delivery:
     read = _DECODER.decode(record)
     items = tuple((wire.decode(field, value), mark) for field, value, mark in read.items)
-    return Delivery(read.shard, items, tuple(read.log_requests))
+    return Delivery(read.shard, items, tuple(read.log_requests), tuple(read.passed))
 
 
 class Spool:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from connectors import redis_safety
 from connectors.postgres import migrations, schema_version
+from flows.log_apis import readable
 from flows.rulebooks import configured
 from flows.servers import answering, streams
 from flows.settings import Settings
 from flows.tables import one_line
-from models.records.errors import GuardError
+from models.records.errors import ConfigError, GuardError
 
 _DEFAULT = "(default)"
 
@@ -33,9 +34,27 @@ def check(settings: Settings, *, connect: bool) -> Iterator[Checked]:
     """Look at what `settings` name: the rulebook, and with `connect` the servers."""
     rulebook = configured(settings)
     yield Checked("rulebook", ok=True, said=rulebook.digest)
+    yield from _logs(settings)
     if connect:
         yield from _redis(settings)
         yield _postgres(settings)
+
+
+def _logs(settings: Settings) -> Iterator[Checked]:
+    """Whose logs will be read, and whose will not."""
+    try:
+        read = {(api.platform, api.instance) for _, api in readable(settings)}
+    except ConfigError as error:
+        yield Checked("logs", ok=False, said=str(error))
+        return
+    sources = {(source.platform, source.instance) for source in settings.receiver.sources.values()}
+    for name, api in settings.platforms.items():
+        if (api.platform, api.instance) not in sources:
+            yield Checked("logs", ok=False, said=f"platforms.{name}: no source is {api.platform} {api.instance}")
+    for platform, instance in sorted(sources):
+        can = (platform, instance) in read
+        said = "read" if can else "not read: no table under [platforms] has a read_credential for it"
+        yield Checked("logs", ok=True, said=f"{platform} {instance}: {said}")
 
 
 def _redis(settings: Settings) -> Iterator[Checked]:

@@ -135,6 +135,23 @@ def flow(
     return supervise.supervise(supervise.workers(settings.flow.processes, arguments))
 
 
+@app.command(name="logs")
+def logs_(*, number: int = 0, context: In) -> None:
+    """Read the logs of failed jobs, until told to stop.
+
+    Parameters
+    ----------
+    number
+        Which reader on this machine it is, from 0; its metrics port is so many above logs.metrics_port.
+    """
+    from flows import read_logs  # noqa: PLC0415 - the HTTP client, which no other command needs
+
+    settings = context.settings()
+    servers.require_schema(settings.postgres.url.get_secret_value())
+    _log_from_here_on(settings)
+    read_logs.run(settings, number=number)
+
+
 def _log_from_here_on(settings: Settings) -> None:
     logs.configure(settings.logging, redact=redacting_processor(servers.redactor(settings)))
 

@@ -28,6 +28,9 @@ from flows.supervise import dies_with_parent
 from models.records.errors import ConfigError, Unavailable
 
 HOST: Final = "127.0.0.1"
+READS_LOGS: Final = False
+"""Whether a log reader runs too. The shards do not read evidence yet: each would become a dead letter, not_read_yet."""
+
 PATIENCE_SECONDS: Final = 20
 """How long a job may run before it is stuck. An hour is usual; nobody would see that within a minute."""
 
@@ -49,11 +52,13 @@ class Ports:
     receiver: int
     receiver_admin: int
     flow_metrics: int
+    logs_metrics: int = 8100
+    logs: int = 8110  # where the world serves what its jobs wrote
 
     @classmethod
     def free(cls) -> Self:
         """Ports that nothing listens on now."""
-        return cls(free_port(), free_port(), free_port())
+        return cls(free_port(), free_port(), free_port(), free_port(), free_port())
 
 
 class Files:
@@ -69,6 +74,7 @@ class Files:
         self.settings = directory / "guard.toml"
         self.secrets = directory / "sources.json"
         self.key = directory / "redaction-key"
+        self.apis = directory / "apis.json"
         self.earlier = sum(1 for _ in directory.glob("world-*.jsonl"))  # worlds that were posted from here before
         self.ledger = directory / f"world-{self.earlier}.jsonl"
         self.curl = directory / "delivery.curl"
@@ -82,6 +88,9 @@ class Files:
         if not self.secrets.exists():
             _private(self.key, secrets.token_hex(32))
             _private(self.secrets, json.dumps(_sources(), indent=2))
+        if not self.apis.exists():
+            drawn = {platform: secrets.token_hex(20) for platform, _, _ in _SOURCES.values()}
+            _private(self.apis, json.dumps(drawn | {"jenkins": f"guard:{drawn['jenkins']}"}, indent=2))
 
     def log(self, name: str) -> Path:
         """Where the process of that name writes."""
@@ -104,6 +113,9 @@ class Files:
             f"recovery_dir = {_quoted(self.recovery)}",
             "snapshot_seconds = 5",
             "",
+            "[logs]",
+            f"metrics_port = {ports.logs_metrics}",
+            "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',
         ]
@@ -116,6 +128,18 @@ class Files:
                 f"platform = {_quoted(source['platform'])}",
                 f"instance = {_quoted(instance)}",
                 f"secrets = [{secret}]",
+            ]
+        credentials = json.loads(self.apis.read_text("utf-8"))
+        for name, (platform, instance, _) in _SOURCES.items():
+            kind = "basic" if platform == "jenkins" else "token"
+            lines += [
+                "",
+                f"[platforms.{name}]",
+                f"platform = {_quoted(platform)}",
+                f"instance = {_quoted(instance)}",
+                f"url = {_quoted(f'http://{HOST}:{ports.logs}/{platform}')}",
+                f"read_credential = {{ kind = {_quoted(kind)}, value = {_quoted(credentials[platform])} }}",
+                f"log_hosts = [{_quoted(HOST)}]",
             ]
         _private(self.settings, "\n".join([*lines, ""]))
         _private(self.curl, _delivery(json.loads(self.secrets.read_text("utf-8"))["jenkins"]["secret"]))
@@ -227,6 +251,8 @@ class Stage:
             self._start("receiver", "flows.cli", "receive", "--settings", str(self.files.settings))
             migrated.result()
             self._start("flow", "flows.cli", "flow", "--settings", str(self.files.settings))
+            if READS_LOGS:
+                self._start("logs", "flows.cli", "logs", "--settings", str(self.files.settings))
             self._stack = self._stack.pop_all()
         return self
 
@@ -250,6 +276,8 @@ class Stage:
             "url": self.webhooks,
             "secrets-json": self.files.secrets,
             "ledger": self.files.ledger,
+            "logs-port": self.ports.logs,
+            "logs-json": self.files.apis,
             "seed": seed + self.files.earlier,
             "speed": speed,
             "rate": rate,

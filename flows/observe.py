@@ -15,7 +15,7 @@ from connectors import metrics
 from connectors.postgres import connect
 from connectors.postgres_rows import Written
 from connectors.redis_source import GapKind
-from connectors.redis_streams import backlog
+from connectors.redis_streams import backlog, log_backlog
 from models.records.columns import Batch
 from models.records.errors import Unavailable
 from models.records.outputs import ShardOutput
@@ -137,6 +137,9 @@ class Backlog:
         for shard in backlog(self._client, now_ms=int(now_ms)):
             metrics.guard_stream_depth(shard=shard.shard).set(shard.depth)
             metrics.guard_stream_oldest_age_seconds(shard=shard.shard).set(shard.oldest_age_ms / 1000)
+        requests, age_ms = log_backlog(self._client, now_ms=int(now_ms))
+        metrics.guard_log_requests().set(requests)
+        metrics.guard_log_requests_oldest_age_seconds().set(age_ms / 1000)
 
     def _dead_letters(self) -> None:
         with connect(self._url, application_name="guard metrics") as connection:

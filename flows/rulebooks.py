@@ -5,16 +5,21 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from analytics.rulebook import Rulebook, compose
 from analytics.signatures.catalogue import Catalogue, Signature, read
 from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook, unavailable
+from flows.log_apis import readable
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import ConfigError, Unavailable
 from models.records.event import SHARDS
+
+AWAIT_LOG_SECONDS: Final = 10
+"""How long a decision waits for the log of a failed job, where logs are read."""
 
 
 def configured(settings: Settings) -> Rulebook:
@@ -24,7 +29,8 @@ def configured(settings: Settings) -> Rulebook:
         ConfigError: naming the key, or the signature file and entry.
     """
     added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
-    policy = {"mode": settings.mode, **settings.rulebook.policy}
+    waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
+    policy = {"mode": settings.mode, **waits, **settings.rulebook.policy}
     return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
 
 
@@ -36,7 +42,7 @@ def own(path: Path) -> tuple[Signature, ...]:
     """
     signatures = read(str(path), _text(path))
     try:
-        Catalogue(signatures)  # what one engine takes and the other does not, while the file is known
+        Catalogue(signatures).check()  # while the file is known
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return signatures

@@ -129,6 +129,22 @@ def _at_least(count: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _api_url(url: str) -> str:
+    """The address of an API, without a slash at its end. It is shown, so there is no login in it."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in {"https", "http"} or not parts.hostname or not _has_port(parts):
+        raise ValueError("expected an address that begins with https:// and names a host")
+    if "@" in parts.netloc or parts.query or not (url.isascii() and url.isprintable()):
+        raise ValueError("expected a host and, after it, nothing or a path")
+    return url.rstrip("/")
+
+
+def _host(name: str) -> str:
+    if not name or set(name.lower()) - set("abcdefghijklmnopqrstuvwxyz0123456789.-:") or name.startswith("."):
+        raise ValueError("expected the name of a host; names that end in a dot and it are meant too")
+    return name.lower()
+
+
 def _some_time(value: timedelta) -> timedelta:
     if value <= timedelta():
         raise ValueError("expected a duration longer than nothing")
@@ -170,5 +186,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Listed = BeforeValidator(_from_json)
+ApiUrl = Annotated[str, AfterValidator(_api_url)]
+HostName = Annotated[str, AfterValidator(_host)]
 Plain = Annotated[Any, BeforeValidator(_plain)]
 ExistingFile = Annotated[Path, AfterValidator(_existing)]

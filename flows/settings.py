@@ -20,6 +20,7 @@ from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeGuard, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -32,11 +33,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
+from connectors.addresses import is_private_host
 from flows.setting_sources import PATH_VARIABLE, Origins, dotted, leaves, problems, read_file, read_variables
 from flows.setting_values import (
+    ApiUrl,
     Days,
     Duration,
     ExistingFile,
+    HostName,
     Listed,
     Name,
     Plain,
@@ -53,6 +57,7 @@ from models.records.errors import ConfigError
 from models.records.event import SHARDS, PlatformName
 
 MIB: Final = 1 << 20
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 Mode = Literal["observe", "suggest", "act"]
 SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
@@ -124,7 +129,7 @@ class Receiver(Section):
     max_body_bytes: BodyBytes = 5 * MIB
     spool_dir: Path | None = None  # where deliveries wait while Redis is away
     spool_max_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    sources: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], Source] = {}
+    sources: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Source] = {}
 
     @field_validator("admin_port")
     @classmethod
@@ -174,6 +179,44 @@ class Flow(Section):
         return self.addresses or [f"127.0.0.1:{self.first_port + i}" for i in range(self.processes)]
 
 
+class Logs(Section):
+    """The log readers: how long and how much."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8100  # of reader number 0; the next one has the next port
+    patience: Duration = timedelta(seconds=60)  # for so long a log is tried for
+    longest_read: Duration = timedelta(seconds=120)  # one visit to a platform
+    max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
+
+
+class ApiCredential(Section):
+    """What opens an API. What reads is not what acts: it need not have the right to change anything."""
+
+    kind: Literal["token", "basic"]
+    value: Secret
+
+
+class Api(Section):
+    """How one instance of a platform is asked."""
+
+    platform: PlatformName
+    instance: Name  # as receiver.sources has it
+    url: ApiUrl | None = None  # the platform's own, if not set
+    read_credential: ApiCredential | None = None
+    private: bool = False  # it stands at an address of a private network
+    ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
+    log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+
+    @field_validator("private")
+    @classmethod
+    def _encrypted_or_at_home(cls, private: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
+        url = urlsplit(info.data.get("url") or "")
+        if url.scheme == "http" and not private and not is_private_host(url.hostname or ""):
+            raise ValueError("its url is http, by which a credential would pass for all to see; true allows that")
+        return private
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -192,10 +235,12 @@ class Retention(Section):
     """For how many days each table keeps a row."""
 
     failures: Days = 90
+    diagnoses: Days = 90
     findings: Days = 90
     decisions: Days = 365
     aggregates: Days = 400
     dead_letters: Days = 30
+    passing_logs: Days = 30
 
 
 class Logging(Section):
@@ -217,6 +262,8 @@ class Settings(BaseSettings):
     postgres: Postgres = Postgres()
     receiver: Receiver = Receiver()
     flow: Flow = Flow()
+    logs: Logs = Logs()
+    platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()
     retention: Retention = Retention()
@@ -231,6 +278,15 @@ class Settings(BaseSettings):
         if redis and timedelta(seconds=flow.backup_seconds + flow.snapshot_seconds) >= redis.retention:
             raise ValueError("backup_seconds and snapshot_seconds together must be less than redis.retention")
         return flow
+
+    @field_validator("platforms")
+    @classmethod
+    def _one_way_each(cls, platforms: dict[str, Api]) -> dict[str, Api]:
+        ways = [(api.platform, api.instance) for api in platforms.values()]
+        twice = next((way for way in ways if ways.count(way) > 1), None)
+        if twice:
+            raise ValueError(f"two of them are {twice[0]} {twice[1]}")
+        return platforms
 
     @classmethod
     def load(

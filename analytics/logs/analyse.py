@@ -26,7 +26,9 @@ _WHOLE_BYTES: Final = 4 << 20  # so much of the end of a log is held whole,
 _THIN_BYTES: Final = 64 << 10  # and of each older block so much,
 _OLD_BYTES: Final = 2 << 20  # of all of them so much at most, then half of it
 
-_CODE: Final = re2.compile(rb"\b[Ee]xit(?:ed)?\b[^0-9\n]{0,30}?(-?[0-9]{1,10})\b|\bcode: ([0-9]{1,3})\b|\bError ([0-9]{1,3})$")
+_CODE: Final = re2.compile(
+    rb"\b[Ee]xit(?:ed)?\b[^0-9\n]{0,30}?(-?[0-9]{1,10})\b|\bcode: ([0-9]{1,3})\b|\bError ([0-9]{1,3})$"
+)
 
 
 class Found(TypedDict):
@@ -125,10 +127,10 @@ class Analysis:
         while True:
             chosen, best = choose(page, room)
             lines = tuple(self._lines(picked(page, chosen)))
-            over = sum(len(line.text.encode()) + 1 for line in lines) - EXCERPT_BYTES
-            if over <= 0:
+            size = sum(len(line.text.encode()) + 1 for line in lines)
+            if size <= EXCERPT_BYTES:
                 break
-            room -= over  # redaction made it longer
+            room = room * EXCERPT_BYTES // (size + 1)  # redaction made it longer
         number = None if best is None else int(page.numbers[best])
         return lines, next((_template(line.text) for line in lines if line.number == number), None)
 
@@ -136,16 +138,18 @@ class Analysis:
         """The lines of a page, redacted, run by run: a secret may be longer than a line."""
         new = kept.news == UNSEEN if self._passing else np.ones(len(kept.news), np.bool_)
         breaks = np.flatnonzero(np.diff(kept.numbers) != 1) + 1
-        for run in np.split(np.arange(len(kept.numbers)), breaks):
+        for run in np.split(np.arange(len(kept.numbers)), breaks) if len(kept.numbers) else ():
             texts = [kept.line(int(index)).decode() for index in run]
             for at, text in _in_place(texts, self._redact("\n".join(texts)).split("\n")):
                 yield Line(int(kept.numbers[run[at]]), text, bool(new[run[at]]))
 
 
 def _in_place(texts: Sequence[str], redacted: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Which of `texts` each redacted line was. Where lines went with a secret, the rest stand as near to it as can be."""
+    """Which of `texts` each redacted line was. Where a secret took lines with it, those behind it keep their places."""
     gone = len(texts) - len(redacted)
-    same = next((at for at, (old, new) in enumerate(zip(texts, redacted, strict=False)) if old != new), 0) if gone else 0
+    same = (
+        next((at for at, (old, new) in enumerate(zip(texts, redacted, strict=False)) if old != new), 0) if gone else 0
+    )
     for at, text in enumerate(redacted):
         yield at + (gone if at > same else 0), text
 

@@ -119,6 +119,7 @@ _threads: Final = threading.local()
 
 
 def _scratch() -> hyperscan.Scratch:
-    if not hasattr(_threads, "scratch"):
-        _threads.scratch = hyperscan.Scratch(_database())
-    return _threads.scratch
+    scratch: hyperscan.Scratch | None = getattr(_threads, "scratch", None)
+    if scratch is None:
+        scratch = _threads.scratch = hyperscan.Scratch(_database())
+    return scratch

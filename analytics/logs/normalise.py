@@ -25,6 +25,7 @@ _BLOCK_BYTES: Final = 1 << 20
 _RAW_LINE_BYTES: Final = 64 << 10  # of a longer one, colours and bars included, only both ends are looked at
 _HEAD_BYTES: Final = 3072  # of a line that is cut, what stands before the mark
 _TAIL_BYTES: Final = LINE_BYTES - _HEAD_BYTES - len(CUT)
+_CONTINUES: Final = range(0x80, 0xC0)  # a byte that begins no character of UTF-8
 _WORD_BYTES: Final = 256  # how far a cut may move so as not to stand within a word
 
 _CONTROLS: Final = bytes({*range(32), 127} - set(b"\t\n\r\b"))
@@ -177,7 +178,7 @@ def _line_in_utf8(line: bytes) -> bytes:
 
 def _mended(block: bytes, mark: bytes, mend: Callable[[bytes], bytes]) -> bytes:
     """`block` with `mend` done to each line that holds `mark`; the others cost nothing."""
-    pieces = []
+    pieces: list[bytes] = []
     done = 0
     at = block.find(mark)
     while at >= 0:
@@ -214,7 +215,7 @@ def _written_last(line: bytes) -> bytes:
 
 def _shortened(block: bytes, most: int, head: int, tail: int) -> bytes:
     """`block` without the middle of the lines that are longer than `most`. Looks at a byte in `most` or so."""
-    pieces = []
+    pieces: list[bytes] = []
     done = at = 0
     while len(block) - at > most:
         end = block.rfind(b"\n", at, at + most + 1)
@@ -231,7 +232,7 @@ def _word_end(block: bytes, at: int) -> int:
     end = block.rfind(b" ", at - _WORD_BYTES, at)
     if end >= 0:
         return end
-    while block[at] & 0xC0 == 0x80:
+    while block[at] in _CONTINUES:
         at -= 1
     return at
 
@@ -241,6 +242,6 @@ def _word_start(block: bytes, at: int) -> int:
     start = block.find(b" ", at, at + _WORD_BYTES) + 1
     if start:
         return start
-    while block[at] & 0xC0 == 0x80:
+    while block[at] in _CONTINUES:
         at += 1
     return at

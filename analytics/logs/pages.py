@@ -81,7 +81,9 @@ def joined(pages: Sequence[Page]) -> Page:
     offsets = np.cumsum([0, *(len(page.text) for page in pages)])
     return Page(
         text=b"".join(page.text for page in pages),
-        starts=np.concatenate([page.starts[:-1] + at for page, at in zip(pages, offsets, strict=False)] + [offsets[-1:]]),
+        starts=np.concatenate(
+            [page.starts[:-1] + at for page, at in zip(pages, offsets, strict=False)] + [offsets[-1:]]
+        ),
         numbers=np.concatenate([page.numbers for page in pages]),
         news=np.concatenate([page.news for page in pages]),
         hits=Hits(

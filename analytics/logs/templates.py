@@ -1,8 +1,8 @@
 """Templates: what failures that no signature knows have in common, and a draft of the signature they lack.
 
 Lines are masked, cut into words and kept as templates in a tree of fixed depth (He et al., "Drain", ICWS 2017): the
-number of words, then the first two. Of the templates found there the most similar one takes the line in, if at least six
-in ten words agree, and the words that differ become wildcards; otherwise the line is a template of its own.
+number of words, then the first two. Of the templates found there the most similar one takes the line in, if at least
+six in ten words agree, and the words that differ become wildcards; otherwise the line is a template of its own.
 
 What comes first shapes a template, so another order can give another partition. It does not where lines differ only
 in what masks take out, which is nearly all there is; within one `add_all` the order does not matter, and merging takes

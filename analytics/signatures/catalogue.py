@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
 from typing import Final, NamedTuple
 
@@ -94,10 +94,10 @@ class Catalogue:
     """All signatures in force, compiled to one database of facts and one of lines."""
 
     def __init__(self, signatures: Iterable[Signature]) -> None:
-        """Compile `signatures`.
+        """Put `signatures` in order; they are compiled when facts or lines are first matched.
 
         Raises:
-            ConfigError: two of one name, or a pattern that Hyperscan does not take.
+            ConfigError: two of one name.
         """
         self.signatures: Final = tuple(sorted(signatures, key=lambda s: (*_strength(s), s.name)))
         names = [s.name for s in self.signatures]
@@ -106,7 +106,19 @@ class Catalogue:
             raise ConfigError(f"signature {twice[0]}: stands twice in the catalogue")
         self._facts: Final = _Index({s.name: tuple(map(whole, s.facts)) for s in self.signatures})
         self._lines: Final = _Index({s.name: (*s.text, *s.near, *s.unless) for s in self.signatures})
+        of = [(s, kind) for s in self.signatures for kind in ("text", "near", "unless") for _ in getattr(s, kind)]
+        self._conditions: Final = {i for i, (_, kind) in enumerate(of) if kind != "text"}
+        self._conditional: Final = {i for i, (s, kind) in enumerate(of) if kind == "text" and (s.near or s.unless)}
         self._cached: Final = lru_cache(_CACHED)(self._match)
+
+    def check(self) -> None:
+        """Compile now.
+
+        Raises:
+            ConfigError: a pattern that is RE2 and that Hyperscan does not take; the signature is named.
+        """
+        self._facts.patterns  # noqa: B018 - compiled when it is asked for
+        self._lines.patterns  # noqa: B018 - likewise
 
     def match(self, platform: str, facts: tuple[str, ...], text: Excerpt, *, on: date | None = None) -> Match | None:
         """The signature that explains a failure best, or None; a pure function of its arguments.
@@ -137,19 +149,50 @@ class Catalogue:
         return Explanation(winner, tuple(losers))
 
     def find(self, block: bytes) -> list[int]:
-        """Where the lines of `block`, in UTF-8, begin that some pattern matches: what a reader of logs has to keep."""
-        starts: list[int] = []
-        behind = 0  # where the line begins that is not looked at yet
-        for end, _ in self._lines.patterns.ends(block):
-            if end > behind:
-                starts.append(block.rfind(b"\n", behind, end - 1) + 1 or behind)
-                behind = block.find(b"\n", end - 1) + 1 or len(block) + 1
-        return starts
+        """Where the lines of `block`, in UTF-8, begin that a reader of logs has to keep: those that some pattern in
+        `text` matches, and those near them on which that signature's `near` or `unless` depends.
+        """
+        hits = list(_by_line(block, self._lines.patterns.ends(block)))
+        proven: dict[int, list[int]] = {}
+        for number, _, patterns in hits:
+            for pattern in patterns & self._conditional:
+                proven.setdefault(self._lines.owners[pattern], []).append(number)
+        return [start for number, start, patterns in hits if self._matters(number, patterns, proven)]
+
+    def _matters(self, number: int, patterns: set[int], proven: Mapping[int, list[int]]) -> bool:
+        """Whether a line proves something, or stands close enough to one that does and depends on it."""
+        if not patterns <= self._conditions:
+            return True
+        owners = {self._lines.owners[pattern] for pattern in patterns} & proven.keys()
+        return any(_is_near(proven[owner], number, self.signatures[owner].within) for owner in owners)
 
     def _read(self, facts: tuple[str, ...], text: Excerpt) -> _Reading:
         lines = enumerate(text.split("\n"), 1) if isinstance(text, str) else ((x[0], x[1]) for x in text or ())
         told = self._facts.told([(i, fact) for i, fact in enumerate(facts)])
         return _Reading(self.signatures, told, self._lines.told(list(lines)))
+
+
+def _by_line(block: bytes, ends: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, set[int]]]:
+    """The lines that matches end on: number in the block, where it begins, and the patterns that match."""
+    number, start, behind = 0, 0, 0  # `behind` is where the next line begins
+    patterns: set[int] = set()
+    for end, pattern in ends:
+        if end > behind:
+            if patterns:
+                yield number, start, patterns
+            begins = block.rfind(b"\n", behind, end - 1) + 1 or behind
+            number += block.count(b"\n", start, begins)
+            start, patterns = begins, set()
+            behind = block.find(b"\n", end - 1) + 1 or len(block) + 1
+        patterns.add(pattern)
+    if patterns:
+        yield number, start, patterns
+
+
+def _is_near(numbers: Sequence[int], number: int, within: int) -> bool:
+    """Whether one of `numbers`, which are in order, is at most `within` from `number`."""
+    i = bisect_left(numbers, number - within)
+    return i < len(numbers) and numbers[i] <= number + within
 
 
 def _strength(signature: Signature) -> tuple[bool, int]:
@@ -178,24 +221,29 @@ class _Index:
     """Patterns of many signatures in one database."""
 
     def __init__(self, patterns: Mapping[str, tuple[str, ...]]) -> None:
-        try:
-            self.patterns: Final = Patterns([p for each in patterns.values() for p in each])
-        except ValueError as error:
-            raise ConfigError(f"signature {_blamed(patterns)}: {error}") from None
+        self._patterns: Final = patterns
         self.owners: Final = [rank for rank, each in enumerate(patterns.values()) for _ in each]
         self.first: Final = [0, *accumulate(map(len, patterns.values()))]
+
+    @cached_property
+    def patterns(self) -> Patterns:
+        """All of them, compiled: a second or two for those that are shipped, once in a process."""
+        try:
+            return Patterns([pattern for each in self._patterns.values() for pattern in each])
+        except ValueError as error:
+            raise ConfigError(f"signature {_blamed(self._patterns)}: {error}") from None
 
     def told(self, lines: Sequence[tuple[int, str]]) -> _Told:
         """What the patterns find in `lines`."""
         data = [text.encode("utf-8", "replace") for _, text in lines]
         starts = [0, *accumulate(len(line) + 1 for line in data)]
         hits: dict[int, list[int]] = {}
-        for end, pattern in self.patterns.ends(b"\n".join(data)):
+        for end, pattern in self.patterns.ends(b"\n".join(data)) if lines else ():
             where = bisect_right(starts, end - 1) - 1
             known = hits.setdefault(pattern, [])
             if not known or known[-1] != where:
                 known.append(where)
-        return _Told(self, lines, data, hits)
+        return _Told(self, lines, [number for number, _ in lines], data, hits)
 
 
 def _blamed(patterns: Mapping[str, tuple[str, ...]]) -> str:
@@ -213,6 +261,7 @@ class _Told(NamedTuple):
 
     source: _Index
     lines: Sequence[tuple[int, str]]
+    numbers: list[int]
     data: list[bytes]
     hits: dict[int, list[int]]
 
@@ -230,9 +279,9 @@ class _Told(NamedTuple):
 
     def has(self, pattern: int, number: int, within: int) -> bool:
         """Whether `pattern` matches a line at most `within` lines from that of `number`."""
-        numbers = [self.lines[where][0] for where in self.hits.get(pattern, ())]
-        i = bisect_left(numbers, number - within)
-        return i < len(numbers) and numbers[i] <= number + within
+        hits = self.hits.get(pattern, [])
+        i = bisect_left(hits, bisect_left(self.numbers, number - within))
+        return i < len(hits) and self.numbers[hits[i]] <= number + within
 
 
 class _Reading:
@@ -261,7 +310,7 @@ class _Reading:
 
     def _holds(self, signature: Signature, first: int, number: int) -> bool:
         """Whether the line of `number` is near enough to the end, and to what must be near it and nothing else."""
-        if self._lines.lines[-1][0] - number > signature.from_end:
+        if self._lines.numbers[-1] - number > signature.from_end:
             return False
         behind = first + len(signature.near)
         return all(self._lines.has(p, number, signature.within) for p in range(first, behind)) and not any(

@@ -36,7 +36,7 @@ from typing import Any, Final
 
 import msgspec
 
-from analytics.signatures.patterns import compiled
+from analytics.signatures.dialect import compiled
 from models.records.errors import ConfigError
 from models.records.event import PlatformName
 from models.records.outputs import Category

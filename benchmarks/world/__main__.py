@@ -8,16 +8,21 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from benchmarks.world.deliveries import Source, Weather, deliveries, truth
+from benchmarks.world.log_server import LogServer, Troubled
 from benchmarks.world.places import settle
 from benchmarks.world.post import Ledger, Poster
 from benchmarks.world.records import Clock, Happening
 from benchmarks.world.sim import Habits, World
+from benchmarks.world.web import serving
+
+_LOGS_LINGER_SECONDS: Final = 3.0  # logs of the last failures can still be read
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,6 +42,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lost", type=float, default=0.0, help="share of deliveries that never come")
     add("--ledger", metavar="FILE", help="append what is true and what was answered, as JSON lines")
     add("--connections", type=int, default=32)
+    add(
+        "--logs-port", type=int, help="serve the logs of ended jobs there, as the platforms' APIs do; see log_server.py"
+    )
+    add("--logs-json", metavar="FILE", help="the credential that each platform's API wants")
+    add("--logs-seconds", type=float, default=0.2, help="how late each answer comes")
+    add("--logs-faults", type=float, default=0.0, help="share of answers that are faults")
     return parser.parse_args(argv)
 
 
@@ -46,12 +57,21 @@ def read_sources(where: str) -> dict[str, Source]:
     return msgspec.json.decode(text, type=dict[str, Source])
 
 
-def _told(happenings: Iterator[Happening], ledger: Ledger) -> Iterator[Happening]:
+def _told(happenings: Iterator[Happening], ledger: Ledger, logs: LogServer | None) -> Iterator[Happening]:
     for happening in happenings:
+        if logs is not None:
+            logs.remember(happening)
         true = truth(happening)
         if true is not None:
             ledger.write("truth", true)
         yield happening
+
+
+def _log_server(args: argparse.Namespace, clock: Clock) -> LogServer:
+    credentials = msgspec.json.decode(Path(args.logs_json).read_bytes(), type=dict[str, str])
+    server = LogServer(clock, credentials, Troubled(args.logs_seconds, args.logs_faults), seed=args.seed)
+    server.origin = f"http://127.0.0.1:{args.logs_port}"
+    return server
 
 
 async def _run(args: argparse.Namespace, ledger: Ledger) -> dict[str, object]:
@@ -61,13 +81,19 @@ async def _run(args: argparse.Namespace, ledger: Ledger) -> dict[str, object]:
     habits = Habits(pushes_per_second=args.rate / args.speed)
     world = World(repositories, habits, seed=args.seed, salt=f"{began:.3f}")
     weather = Weather(args.duplicates, args.disorder, args.delayed, args.delay, args.lost)
-    happenings = _told(world.happenings(args.duration * args.speed), ledger)
+    clock = Clock(began, args.speed)
+    logs = _log_server(args, clock) if args.logs_port else None
+    happenings = _told(world.happenings(args.duration * args.speed), ledger, logs)
     poster = Poster(args.url, ledger, connections=args.connections)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    due = deliveries(happenings, sources, Clock(began, args.speed), weather, seed=args.seed)
-    await poster.post_all(due, stop)
+    due = deliveries(happenings, sources, clock, weather, seed=args.seed)
+    async with serving(logs.answer, port=args.logs_port) if logs else nullcontext():
+        await poster.post_all(due, stop)
+        if logs is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOGS_LINGER_SECONDS)
     return {
         "seed": args.seed,
         "seconds": round(time.time() - began, 1),

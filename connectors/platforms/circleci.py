@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from connectors.platforms.platform import Normalised, Platform, Request, Secret
+from connectors.platforms.asking import Found, Get, JobRun, NotThere, Steps, TryLater, meaning, number, segments
+from connectors.platforms.messages import Messages
+from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
 from connectors.platforms.telling import tell
 from models.records.errors import BadSignature
-from models.records.event import OPEN, Event, FailureContext, Metadata, Outcome
+from models.records.event import FAILING, OPEN, Event, FailureContext, Metadata, Outcome
+
+_MOST_OUTPUTS: Final = 64
 
 
 class CircleCI(Platform):
@@ -22,6 +26,12 @@ class CircleCI(Platform):
 
     name = "circleci"
     secret_kinds = frozenset({"signature"})
+
+    api = "https://circleci.com"
+    logins = frozenset({"token"})
+    anonymous_logs = True  # of projects that build in public
+    # https://circleci.com/docs/guides/security/ip-ranges/: step output is kept in S3.
+    log_hosts = ("s3.amazonaws.com", "s3.us-east-1.amazonaws.com")
 
     # https://circleci.com/docs/outbound-webhooks-reference/ and https://circleci.com/docs/api/v2/: the words of the
     # webhooks (success, failed, error, canceled, unauthorized), of the APIs v1.1, v2 and v3, and of a pipeline's state.
@@ -82,6 +92,54 @@ class CircleCI(Platform):
         if kind == "job-completed":
             return Normalised(events=_job(body, instance))
         return Normalised(ignored=f"event {head(kind, 64)} says nothing of a workflow or job")
+
+    def login(self, credential: Credential) -> Mapping[str, str]:
+        """https://circleci.com/docs/api/v1/index.html#authentication."""
+        return {"circle-token": credential.value}
+
+    def log(self, job: JobRun) -> Steps:
+        """What the job's steps wrote, one output after the other: those that failed, or all where none did.
+
+        The API v2 has no logs; v1.1 names for each step where its output is kept.
+        https://circleci.com/docs/api/v1/index.html#single-job
+        """
+        slug = "/".join(segments(job.repository, "repository", least=3, most=3))
+        path = f"/api/v1.1/project/{slug}/{number(job.job_number, 'job_number')}"
+        reply = yield Get(path, accept="application/json")
+        ended = meaning(reply)
+        if ended is not None:
+            return ended
+        actions = list(_actions(decode_object(reply.body)))
+        failed = [action for action in actions if action.failed]
+        text_bytes = 0
+        for action in (failed or actions)[:_MOST_OUTPUTS]:
+            reply = yield Get(elsewhere=action.output_url, text=Messages)
+            ended = meaning(reply)
+            if isinstance(ended, TryLater):
+                return ended
+            text_bytes += reply.text_bytes
+        if not text_bytes:
+            return ended or NotThere("no step wrote anything")
+        return Found(next((a.exit_code for a in reversed(failed) if a.exit_code is not None), None))
+
+
+class _Action(NamedTuple):
+    """One step as one container ran it."""
+
+    output_url: str
+    exit_code: int | None
+    failed: bool
+
+
+def _actions(job: Fields) -> Iterator[_Action]:
+    """The actions of a job that wrote something, in the order of its steps."""
+    for step in job.each("steps"):
+        for action in step.each("actions"):
+            code = action.integer("exit_code")
+            word = CircleCI.OUTCOME.get(action.text("status") or "", Outcome.UNKNOWN)
+            url = action.text("output_url", None)
+            if url is not None:
+                yield _Action(url, code, failed=bool(code) or word in FAILING)
 
 
 class _Run:

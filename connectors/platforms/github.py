@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Final
 from urllib.parse import parse_qsl
 
-from connectors.platforms.platform import Normalised, Platform, Request, Secret
+from connectors.platforms.archive import Member
+from connectors.platforms.asking import (
+    Ending,
+    Found,
+    Get,
+    JobRun,
+    NotThere,
+    Plain,
+    Reply,
+    Steps,
+    TryLater,
+    meaning,
+    number,
+    segments,
+    until,
+)
+from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
 from connectors.platforms.telling import MAX_EXCERPT_BYTES, tell
@@ -15,6 +32,9 @@ from models.records.event import FAILING, OPEN, FailureContext, Metadata, Outcom
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FORM_FIELDS: Final = 8
+_NOT_FOUND: Final = 404
+_LIMITED: Final = frozenset({403, 429})
+_NOT_STORED: Final = frozenset({403, 404})
 
 
 class GitHub(Platform):
@@ -23,6 +43,14 @@ class GitHub(Platform):
     name = "github"
     secret_kinds = frozenset({"signature"})
     content_types = frozenset({"application/json", _FORM})
+
+    # https://docs.github.com/en/rest/about-the-rest-api/api-versions; a GitHub Enterprise Server has its API at
+    # https://HOST/api/v3, and its logs where its administrator put them.
+    api = "https://api.github.com"
+    api_headers: ClassVar[Mapping[str, str]] = {"x-github-api-version": "2022-11-28"}
+    logins = frozenset({"token"})
+    # https://docs.github.com/en/actions/reference/runners/github-hosted-runners: the hosts that keep logs.
+    log_hosts = ("blob.core.windows.net", "actions.githubusercontent.com")
 
     # https://docs.github.com/en/rest/checks/runs, https://docs.github.com/en/rest/actions/workflow-runs and
     # https://docs.github.com/en/rest/commits/statuses: status and conclusion of runs, jobs, steps, checks and suites.
@@ -70,6 +98,36 @@ class GitHub(Platform):
         if read is None:
             return Normalised(ignored=self.IGNORED.get(kind, f"event {head(kind, 64)} says nothing of a run"))
         return read(body, instance)
+
+    def login(self, credential: Credential) -> Mapping[str, str]:
+        """https://docs.github.com/en/rest/authentication/authenticating-to-the-rest-api."""
+        return {"authorization": f"Bearer {credential.value}"}
+
+    def log(self, job: JobRun) -> Steps:
+        """The job's own log, or its part of the archive of the attempt where GitHub has the log no more.
+
+        https://docs.github.com/en/rest/actions/workflow-jobs#download-job-logs-for-a-workflow-run
+        https://docs.github.com/en/rest/actions/workflow-runs#download-workflow-run-attempt-logs
+        """
+        actions = "/repos/{}/{}/actions".format(*segments(job.repository, "repository", least=2, most=2))
+        reply = yield Get(f"{actions}/jobs/{number(job.job_id, 'job_id')}/logs", text=Plain)
+        ended = _of_log(reply)
+        if reply.status == _NOT_FOUND and isinstance(ended, NotThere) and job.job_name is not None:
+            path = f"{actions}/runs/{number(job.pipeline_id, 'pipeline_id')}/attempts/{job.attempt}/logs"
+            ended = _of_log((yield Get(path, text=partial(Member, job.job_name))))
+        return ended
+
+
+def _of_log(reply: Reply) -> Ending:
+    """What an answer that should be a log is."""
+    # https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api: 403 or 429, and when it ends.
+    if reply.status in _LIMITED and reply.headers.get("x-ratelimit-remaining") == "0":
+        reset = reply.headers.get("x-ratelimit-reset", "")
+        at = float(reset) if reset.isascii() and reset.isdigit() else None
+        return TryLater(f"HTTP {reply.status}: rate limit", until(at, reply))
+    if reply.redirected and reply.status in _NOT_STORED:
+        return TryLater(f"HTTP {reply.status} from where the log is kept")  # not yet, or the signature has run out
+    return meaning(reply) or (Found() if reply.text_bytes else NotThere("an empty log"))
 
 
 def _json(request: Request) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
-from connectors.platforms.platform import Normalised, Platform, Request, Secret
+from connectors.platforms.asking import Found, Get, JobRun, NotThere, Plain, Steps, meaning, number, segments
+from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hmac_sha256, prove
 from connectors.platforms.reading import Fields, decode_object, head
 from connectors.platforms.telling import tell
@@ -25,6 +26,10 @@ class GitLab(Platform):
 
     name = "gitlab"
     secret_kinds = frozenset({"token", "signing_token"})
+
+    api = "https://gitlab.com/api/v4"
+    logins = frozenset({"token"})
+    anonymous_logs = True  # of public projects
 
     # https://docs.gitlab.com/api/pipelines/ and https://docs.gitlab.com/api/jobs/: status of pipelines and jobs.
     OUTCOME: ClassVar[dict[str, Outcome]] = {
@@ -127,6 +132,16 @@ class GitLab(Platform):
         if read is None:
             return Normalised(ignored=f"object_kind {head(kind, 64)} says nothing of a pipeline or job")
         return read(body, instance, request.headers.get("x-gitlab-instance"))
+
+    def login(self, credential: Credential) -> Mapping[str, str]:
+        """https://docs.gitlab.com/api/rest/authentication/: personal, project, group and OAuth tokens alike."""
+        return {"authorization": f"Bearer {credential.value}"}
+
+    def log(self, job: JobRun) -> Steps:
+        """https://docs.gitlab.com/api/jobs/#retrieve-a-job-log-file: empty where the job never wrote one."""
+        project = "%2F".join(segments(job.repository, "repository", least=2))
+        reply = yield Get(f"/projects/{project}/jobs/{number(job.job_id, 'job_id')}/trace", text=Plain)
+        return meaning(reply) or (Found() if reply.text_bytes else NotThere("an empty log"))
 
 
 def _verify_signature(request: Request, secrets: Sequence[Secret]) -> int:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Final
 from urllib.parse import unquote
 
-from connectors.platforms.platform import Normalised, Platform, Request, Secret
+from connectors.platforms.asking import (
+    Denied,
+    Found,
+    Get,
+    JobRun,
+    NotThere,
+    Pause,
+    Plain,
+    Steps,
+    meaning,
+    number,
+    segments,
+)
+from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hex_hmac, prove
 from connectors.platforms.reading import MAX_NAME_BYTES, Fields, decode_object, head, tail
 from connectors.platforms.telling import MAX_EXCERPT_BYTES, tell
@@ -19,6 +32,8 @@ from models.records.event import OPEN, FailureContext, Metadata, Outcome
 _QUEUE: Final = "an entry of the queue: the build says itself when it begins"
 _NODE: Final = "a node came or went: it names no build"
 _JOB: Final = "a job was created or configured: nothing was built"
+_MOST_PIECES: Final = 5
+_PIECE_SECONDS: Final = 0.5
 
 
 class Jenkins(Platform):
@@ -26,6 +41,10 @@ class Jenkins(Platform):
 
     name = "jenkins"
     secret_kinds = frozenset({"signature", "basic", "path"})
+
+    api = None
+    logins = frozenset({"basic"})  # user:api-token
+    anonymous_logs = True  # where Jenkins lets anyone read
 
     # https://github.com/jenkinsci/jenkins/blob/master/core/src/main/java/hudson/model/Result.java: how a build ended.
     # FAILED and the words after it are the Pipeline REST API's; the readme of the CloudEvents plugin has FAILED too.
@@ -97,6 +116,35 @@ class Jenkins(Platform):
         if kind is not None and not kind.startswith("org.jenkinsci.job."):
             return Normalised(ignored=f"event {head(kind, 64)} says nothing of a build")
         raise body.malformed("build", "an object")
+
+    def login(self, credential: Credential) -> Mapping[str, str]:
+        """https://www.jenkins.io/doc/book/system-administration/authenticating-scripted-clients/."""
+        return {"authorization": f"Basic {base64.b64encode(credential.value.encode()).decode()}"}
+
+    def log(self, job: JobRun) -> Steps:
+        """The console from its beginning, piece by piece while the build still writes.
+
+        https://www.jenkins.io/doc/book/using/remote-access-api/ and, for what follows a piece,
+        https://github.com/jenkinsci/stapler/blob/master/core/src/main/java/org/kohsuke/stapler/framework/io/LargeText.java
+        A build that failed writes on for a while (post steps); what matters has been written by then.
+        """
+        names = segments(job.repository, "repository")
+        build = "".join(f"/job/{name}" for name in names) + f"/{number(job.pipeline_id, 'pipeline_id')}"
+        start, text_bytes = 0, 0
+        for _ in range(_MOST_PIECES):
+            reply = yield Get(f"{build}/logText/progressiveText?start={start}", text=Plain)
+            ended = meaning(reply)
+            if ended is not None:
+                return ended
+            size = reply.headers.get("x-text-size", "")
+            if not (size.isascii() and size.isdigit()):
+                return Denied("no X-Text-Size: not a log of Jenkins")
+            text_bytes += reply.text_bytes
+            if reply.headers.get("x-more-data") != "true" or int(size) < start:
+                break
+            start = int(size)
+            yield Pause(_PIECE_SECONDS)
+        return Found() if text_bytes else NotThere("an empty log")
 
 
 def _credentials(login: bytes) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from connectors.platforms.asking import JobRun, Steps
 from models.records.event import Event, PlatformName
 
 
@@ -32,6 +33,14 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What opens a platform's API for us; its kind is one of the platform's `logins`."""
+
+    kind: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Normalised:
     """What a delivery says: events, or none with the reason for which it is knowingly ignored."""
 
@@ -45,6 +54,12 @@ class Platform(ABC):
     name: ClassVar[PlatformName]
     secret_kinds: ClassVar[frozenset[str]]  # the kinds of Secret that can prove a delivery of this platform
     content_types: ClassVar[frozenset[str]] = frozenset({"application/json"})
+
+    api: ClassVar[str | None] = None  # where its API is, if nothing else is configured; None: there is no one place
+    api_headers: ClassVar[Mapping[str, str]] = {}  # that go with everything we ask
+    logins: ClassVar[frozenset[str]] = frozenset()  # the kinds of Credential that its API takes
+    anonymous_logs: ClassVar[bool] = False  # whether a log may be had without one
+    log_hosts: ClassVar[tuple[str, ...]] = ()  # hosts, and what ends in them, that its API sends us on to for a log
 
     @abstractmethod
     def verify(self, request: Request, secrets: Sequence[Secret]) -> int:
@@ -62,3 +77,15 @@ class Platform(ABC):
         Raises:
             MalformedPayload: a field that the platform documents is missing or of the wrong form; it is named.
         """
+
+    def login(self, credential: Credential) -> Mapping[str, str]:
+        """The headers by which `credential`, of one of its `logins`, opens the API."""
+        raise NotImplementedError
+
+    def log(self, job: JobRun) -> Steps:
+        """How the log of `job` is read; see connectors/platforms/asking.py.
+
+        Raises:
+            MalformedPayload: at the first step: an id that no address can be made of.
+        """
+        raise NotImplementedError

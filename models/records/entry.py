@@ -116,6 +116,15 @@ def decode(field: bytes, value: bytes) -> Entry:
     return Entry(kind, encoding, received_ms, value[HEADER_BYTES:], value[12:HEADER_BYTES])
 
 
+def trace_of(parent: str | None) -> bytes:
+    """The 25 trace bytes of a W3C traceparent as `traceparent` writes it; NO_TRACE where it is none."""
+    try:
+        trace = bytes.fromhex("".join((parent or "").split("-")[1:]))
+    except ValueError:
+        return NO_TRACE
+    return trace if len(trace) == len(NO_TRACE) else NO_TRACE
+
+
 def traceparent(trace: bytes) -> str | None:
     """The W3C traceparent header of 25 trace bytes, or None where there is no trace."""
     if trace[:16] == NO_TRACE[:16]:

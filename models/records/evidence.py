@@ -38,7 +38,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: str
     repository: str
     pipeline_id: str
-    job_id: str
+    job_id: str | None  # as the event has it: null where run and job are one
     attempt: int
     workflow_id: str | None = None
     reading: Reading

@@ -85,7 +85,7 @@ class Log:
             repository=of.repository,
             pipeline_id=of.pipeline_id,
             workflow_id=of.metadata.workflow_id,
-            job_id=of.job_id or "",
+            job_id=of.job_id,
             attempt=of.metadata.attempt,
             **known,
         )

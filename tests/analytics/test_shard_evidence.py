@@ -159,6 +159,15 @@ def test_of_two_lines_the_one_counts_that_the_passing_log_lacks() -> None:
     assert [(row.signature, row.line) for row in _play(log).diagnoses] == [("reset_by_peer", 7)]
 
 
+def test_where_run_and_job_are_one_its_log_is_waited_for_too() -> None:
+    log = Log()
+    failed = _failed(log, platform="jenkins", job_id=None, job_name="build")
+    log.evidence(failed, T0 + 1, lines=RESET)
+    said = _play(log)
+    assert [row.signature for row in said.diagnoses] == ["reset_by_peer"]
+    assert [reason for _, _, reason in _decided(said)] == ["awaiting_log", "transient_cause"]
+
+
 def test_a_second_reading_changes_nothing() -> None:
     log = Log()
     failed = _failed(log)

@@ -295,6 +295,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "decisions": 0,
         "aggregates": 0,
         "dead_letters": 0,
+        "passing_logs": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)

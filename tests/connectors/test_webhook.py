@@ -25,7 +25,7 @@ from connectors.spool import Durable, Spool
 from connectors.webhook import MOST_BODY_BYTES, Clocks, Meter, Source, create_admin_app, create_app
 from models.records.entry import Kind, encode
 from models.records.errors import ConfigError
-from models.records.event import shard_of
+from models.records.event import shard_of, uuid5_text
 from models.records.payload import from_json
 from tests.connectors.streams import Streams, until
 
@@ -201,6 +201,8 @@ def test_a_proven_delivery_is_on_its_shard_with_trace_time_and_log_request_when_
                 "job_id": event.job_id,
                 "attempt": event.metadata.attempt,
                 "traceparent": f"00-{entropy(16).hex()}-{bytes(range(17, 25)).hex()}-01",
+                "job_name": event.metadata.job_name,
+                "job_key": uuid5_text("job", "github.com", event.repository, "CI", event.metadata.job_name or ""),
             }
             assert here.meter.outcomes == {("acme", "accepted"): 1}
 

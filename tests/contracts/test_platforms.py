@@ -11,13 +11,15 @@ from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.platforms import PLATFORMS
-from connectors.platforms.platform import Request, Secret
+from connectors.platforms.asking import Denied, Ending, Found, Get, JobRun, NotThere, Pause, Reply, Step, TryLater
+from connectors.platforms.platform import Credential, Request, Secret
 from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import BadSignature, MalformedPayload
@@ -35,6 +37,7 @@ from tests.connectors.platforms.cases import (
     normalised,
     told,
 )
+from tests.connectors.platforms.logs import AT, JOBS, TEXT, all_well, reply, talk
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.platform}/{case.name}")
 each_proof = pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: f"{proof.platform}/{proof.kind}")
@@ -304,3 +307,145 @@ def test_a_signature_covers_the_raw_body(proof: Proof) -> None:
         return
     with pytest.raises(BadSignature):
         _verify(proof, altered)
+
+
+# --- logs
+
+
+@each_platform
+def test_a_platform_says_where_its_api_is_and_what_opens_it(platform: str) -> None:
+    file = PLATFORMS[platform]
+    assert file.api is None or (urlsplit(file.api).scheme == "https" and not file.api.endswith("/"))
+    assert file.logins
+    assert all(host == urlsplit(f"//{host}").hostname for host in file.log_hosts)
+    for kind in file.logins:
+        credential = Credential(kind, "user:canary" if kind == "basic" else "canary")
+        headers = file.login(credential)
+        assert headers
+        assert all(name == name.lower() for name in {**headers, **file.api_headers})
+        assert "canary" not in repr(credential)
+
+
+@each_platform
+def test_a_log_that_is_there_is_found_by_ids_alone(platform: str) -> None:
+    said = talk(platform, all_well)
+    assert isinstance(said.ending, Found)
+    assert said.text == TEXT
+    assert said.paths[0].startswith("/")
+    assert all(step.elsewhere == "" or step.path == "" for step in said.asked if isinstance(step, Get))
+
+
+@each_platform
+def test_a_log_without_a_word_is_not_there(platform: str) -> None:
+    def nothing(step: Step) -> Reply:
+        if isinstance(step, Get) and step.text is not None:
+            return reply(200, b"[]" if step.elsewhere else b"", x_text_size="0")
+        return all_well(step)
+
+    assert isinstance(talk(platform, nothing).ending, NotThere)
+
+
+@each_platform
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [
+        (reply(401), Denied("HTTP 401", login=True)),
+        (reply(403), Denied("HTTP 403")),
+        (reply(302), Denied("HTTP 302")),
+        (reply(418), Denied("HTTP 418")),
+        (reply(404), NotThere("HTTP 404")),
+        (reply(410), NotThere("HTTP 410")),
+        (reply(429, retry_after="7"), TryLater("HTTP 429", 7.0)),
+        (reply(403, retry_after="60"), TryLater("HTTP 403", 60.0)),
+        (reply(429, retry_after="Wed, 01 Apr 2026 10:41:00 GMT"), TryLater("HTTP 429", 60.0)),
+        (reply(429), TryLater("HTTP 429")),
+        (reply(408), TryLater("HTTP 408")),
+        *((reply(status), TryLater(f"HTTP {status}")) for status in (500, 502, 503, 504, 599)),
+    ],
+    ids=lambda value: f"{value.status}" if isinstance(value, Reply) else type(value).__name__,
+)
+def test_every_status_ends_a_conversation_in_the_same_way(platform: str, answer: Reply, ending: Ending) -> None:
+    said = talk(platform, lambda _: answer)
+    assert said.ending == ending
+    assert len(said.asked) <= 2
+
+
+names = st.text(max_size=30) | st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "a/..",
+        "../../user",
+        "a//b",
+        "a b",
+        "a?b=c",
+        "a#b",
+        "a%2e%2e",
+        "a\\b",
+        "a\r\nx: y",
+        "é",
+        "@host",
+        ":80",
+    ]
+)
+
+
+@each_platform
+@settings(deadline=None)
+@given(
+    repository=names | st.lists(names, min_size=1, max_size=4).map("/".join),
+    pipeline_id=names | st.just("7"),
+    job_id=st.none() | names | st.just("7"),
+    attempt=st.integers(1, 99),
+    job_number=st.none() | st.integers(-(10**20), 10**20),
+    job_name=st.none() | names,
+)
+def test_no_name_leads_anywhere_but_to_its_own_log(platform: str, **given_names: Any) -> None:
+    job = JobRun(**given_names)
+    usual = {path.count("/") - JOBS[platform].repository.count("/") for path in talk(platform, all_well).paths if path}
+    try:
+        said = talk(platform, all_well, job)
+    except MalformedPayload:
+        return
+    for path in filter(None, said.paths):
+        parts = urlsplit(path)
+        assert path.isascii()
+        assert path.isprintable()
+        assert not set(path) & set(" \\#@")
+        assert (parts.scheme, parts.netloc) == ("", "")
+        assert parts.query in ("", "start=0")
+        steps = parts.path.split("/")[1:]
+        assert not {"", ".", ".."} & {unquote(step) for step in steps}
+        if platform in ("github", "circleci"):
+            assert path.count("/") - job.repository.count("/") in usual
+
+
+replies = st.builds(
+    Reply,
+    status=st.sampled_from([200, 200, 200, 204, 302, 401, 403, 404, 410, 429, 500]),
+    headers=st.dictionaries(
+        st.sampled_from(["retry-after", "x-text-size", "x-more-data", "x-ratelimit-remaining", "x-ratelimit-reset"]),
+        st.text(max_size=25) | st.sampled_from(["true", "0", "1", "99999999999999999999", "-1", "Wed, 99 Foo"]),
+    ),
+    at=st.just(AT),
+    redirected=st.booleans(),
+    body=st.binary(max_size=40)
+    | json_values.map(lambda value: json.dumps(value).encode())
+    | json_values.map(lambda value: json.dumps({"steps": [{"actions": [value, {"output_url": "x"}]}]}).encode()),
+)
+
+
+@each_platform
+@settings(deadline=None)
+@given(st.lists(replies, min_size=1, max_size=8))
+def test_whatever_is_answered_a_conversation_ends(platform: str, answers: list[Reply]) -> None:
+    left = iter(answers * 20)
+    try:
+        said = talk(platform, lambda step: next(left) if isinstance(step, Get) else Reply(0, {}))
+    except MalformedPayload:
+        return
+    assert isinstance(said.ending, Found | NotThere | Denied | TryLater)
+    if isinstance(said.ending, TryLater) and said.ending.retry_after is not None:
+        assert 0 <= said.ending.retry_after <= 24 * 3600
+    assert sum(step.seconds for step in said.asked if isinstance(step, Pause)) < 10

@@ -155,6 +155,9 @@ def test_what_redacts_needs_its_key(guard: Guard, arguments: list[str]) -> None:
     assert (said.status, said.err) == (2, "guard: redaction.key: must be set to do this\n")
 
 
+ENTRY = "[a]\ncategory = 'network'\ncause = 'c'\nfix = 'f'\nmatches = ['x']\nconfusers = ['y']\n"
+
+
 def test_the_rulebook_of_the_settings_differs_from_the_shipped_one_where_it_was_set(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -175,6 +178,31 @@ def test_the_rulebook_of_the_settings_differs_from_the_shipped_one_where_it_was_
     ]
     assert lines[3].startswith('$.signatures.lost_licence: + {"name":"lost_licence"')
     assert len(lines) == 4
+
+
+BAD_FILES = {
+    "no TOML": ("[a", "own.toml: "),
+    "a missing key": ("[a]\ncategory = 'network'", "own.toml: a: Object missing required field `cause`"),
+    "nested quantifiers": (f"{ENTRY}text = ['(x+)+y']", "own.toml: a: pattern '(x+)+y': a repetition without end"),
+    "a huge repetition": (f"{ENTRY}text = ['x{{900}}']", "own.toml: a: pattern 'x{900}': its counted repetitions"),
+    "too long": (f"{ENTRY}text = ['{'x' * 1001}']", "it is longer than 1000 characters"),
+    "no RE2": (f"{ENTRY}text = ['(x']", "own.toml: a: pattern '(x': missing )"),
+    "what only one engine takes": (f"{ENTRY}text = ['x\\by']", "own.toml: signature a: pattern 'x\\\\by': Hyperscan"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_signature_file_is_refused_by_file_entry_and_reason(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    text, reason = BAD_FILES[case]
+    own = tmp_path / "own.toml"
+    own.write_text(text)
+    monkeypatch.setenv("GUARD_RULEBOOK__SIGNATURE_FILES", json.dumps([str(own)]))
+    said = guard("rulebook", "check")
+    assert said.status != 0
+    assert str(own) in said.err
+    assert reason in said.err
 
 
 def test_a_rulebook_does_not_differ_from_itself(guard: Guard) -> None:

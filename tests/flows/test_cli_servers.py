@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -189,6 +190,20 @@ def test_what_every_shard_follows_already_is_not_put_in_force_again(
     write(database, [(shard, empty, Progress("1-1", 1, NOW_MS, digest)) for shard in range(SHARDS)])
     assert guard("rulebook", "activate").lines == [f"{digest}: in force already"]
     assert not any(entries(redis_url, shard) for shard in range(SHARDS))
+
+
+def test_a_bad_signature_file_leaves_the_rulebook_in_force(
+    guard: Guard, servers: None, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guard("rulebook", "activate")
+    before = [entries(redis_url, shard) for shard in range(SHARDS)]
+    own = tmp_path / "own.toml"
+    own.write_text("[a]\ncategory = 'test'\ncause = 'c'\nfix = 'f'\ntext = ['(']\nmatches = ['(']\nconfusers = ['x']\n")
+    monkeypatch.setenv("GUARD_RULEBOOK__SIGNATURE_FILES", json.dumps([str(own)]))
+    said = guard("rulebook", "activate")
+    assert said.status != 0
+    assert f"{own}: a: pattern '('" in said.err
+    assert [entries(redis_url, shard) for shard in range(SHARDS)] == before
 
 
 def test_a_kept_rulebook_is_found_by_the_beginning_of_its_digest(guard: Guard, servers: None, database: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from connectors.platforms.platform import Secret as PlatformSecret
+from flows import rulebooks
 from flows.setting_values import ServerUrl, check_links
 from flows.settings import SecretKind, Settings, keys
 from models.records.errors import ConfigError
@@ -286,7 +287,7 @@ def test_settings_reach_a_child_process_whole() -> None:
 
 def test_the_example_loads_and_has_every_key(tmp_path: Path) -> None:
     text = EXAMPLE.read_text().replace("/run/secrets", str(tmp_path))
-    for name in ("acme-github", "builds", "redaction-key"):
+    for name in ("acme-github", "builds", "redaction-key", "github-read"):
         (tmp_path / name).write_text(CANARY)
     (tmp_path / "redis-url").write_text("redis://h\n")
     (tmp_path / "postgres-url").write_text("postgresql://h\n")
@@ -297,6 +298,7 @@ def test_the_example_loads_and_has_every_key(tmp_path: Path) -> None:
     assert from_defaults == [
         "receiver.sources.builds.max_body_bytes = -  (default)",
         "receiver.sources.builds.allow_unsigned = false  (default)",
+        "platforms.acme-github.ca_file = -  (default)",
     ]
     named = {key.rpartition(".")[2].removesuffix("[]").removeprefix("<name>") for key in keys()} - {""}
     assert {key for key in named if f"{key} = " not in text} == set()
@@ -310,6 +312,8 @@ def test_the_example_states_the_defaults(tmp_path: Path) -> None:
         "\n".join(kept).replace("allow_unsigned = false", "allow_unsigned = true").split("[receiver.")[0]
     )
     after = EXAMPLE.read_text().partition("[flow]")[2]
+    named = after.index("[platforms.")  # what has a name has no default
+    after = after[:named] + after[after.index("[redaction]") :]
     examples.write_text(
         examples.read_text()
         + "[flow]"
@@ -324,4 +328,16 @@ def test_the_kinds_of_secret_are_those_that_platforms_verify() -> None:
 
 
 def test_there_is_a_retention_for_every_table_that_grows() -> None:
-    assert set(type(Settings.load({}).retention).model_fields) == set(ShardOutput._fields) - {"stats"}
+    assert set(type(Settings.load({}).retention).model_fields) == (set(ShardOutput._fields) - {"stats"}) | {
+        "passing_logs"
+    }
+
+
+def test_decisions_wait_for_logs_where_logs_are_read_and_not_elsewhere() -> None:
+    environ = {"GUARD_PLATFORMS__HUB__PLATFORM": "github", "GUARD_PLATFORMS__HUB__INSTANCE": "github.com"}
+    assert rulebooks.configured(Settings.load({})).policy.await_log_seconds == 0
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 0
+    environ |= {f"GUARD_PLATFORMS__HUB__READ_CREDENTIAL__{k}": v for k, v in (("KIND", "token"), ("VALUE", "t"))}
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 10
+    environ["GUARD_RULEBOOK__POLICY__AWAIT_LOG_SECONDS"] = "3"
+    assert rulebooks.configured(Settings.load(environ)).policy.await_log_seconds == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -58,7 +60,10 @@ def test_of_a_line_written_over_what_was_written_last_is_shown(raw: str, shown: 
     ("raw", "shown"),
     [
         ("2024-05-01T12:00:00.1234567Z npm ERR! code 1", "npm ERR! code 1"),
-        ("2024-05-01T12:00:00.1234567Z ##[error]Process completed with exit code 1.", "Process completed with exit code 1."),
+        (
+            "2024-05-01T12:00:00.1234567Z ##[error]Process completed with exit code 1.",
+            "Process completed with exit code 1.",
+        ),
         ("##[group]Run make test", "Run make test"),
         ("##[endgroup]", ""),
         ("##[section]Starting: Build", "Starting: Build"),
@@ -110,7 +115,8 @@ def test_a_long_line_keeps_both_ends_and_is_cut_between_words() -> None:
     line = normalise(b" ".join(b"word%05d" % i for i in range(5000)))[:-1]
     head, tail = line.split(CUT)
     assert len(line) <= LINE_BYTES
-    assert head.startswith(b"word00000 ") and tail.endswith(b" word04999")
+    assert head.startswith(b"word00000 ")
+    assert tail.endswith(b" word04999")
     assert len(head.split()[-1]) == len(tail.split()[0]) == len(b"word00000")
 
 
@@ -133,12 +139,34 @@ def test_a_line_longer_than_a_block_costs_no_memory_and_loses_nothing_else(size:
     texts += [block.text for block in normaliser.finish()]
     assert b"".join(texts) == normalise(raw)
     lines = normalise(raw).split(b"\n")
-    assert lines[0] == b"first" and CUT in lines[1] and lines[2:-1] == ([b"next"] if b"next" in after else [])
+    assert lines[0] == b"first"
+    assert CUT in lines[1]
+    assert lines[2:-1] == ([b"next"] if b"next" in after else [])
 
 
 _PIECES = st.sampled_from(
     [
-        *("\x1b", "[", "]", "31m", "K", "2K", "1G", "G", "\x07", "\\", "\r", "\n", "\r\n", "\b", "\t", " ", "\0", "é", "✓"),
+        *(
+            "\x1b",
+            "[",
+            "]",
+            "31m",
+            "K",
+            "2K",
+            "1G",
+            "G",
+            "\x07",
+            "\\",
+            "\r",
+            "\n",
+            "\r\n",
+            "\b",
+            "\t",
+            " ",
+            "\0",
+            "é",
+            "✓",
+        ),
         *("2024-05-01T12:00:00.1Z", "2024-05-01T12:00:00Z ", "00O ", "01E+", "##[error]", "##[group]", "[Pipeline] x"),
         *("section_start:1:a", "section_end:1:a\r", "travis_fold:start:a", "::group::", "text", "0", "Z", "\ufeff"),
     ]
@@ -163,7 +191,7 @@ def test_any_division_into_chunks_gives_the_same_text(start: bytes, raw: bytes, 
     whole = start + raw
     normaliser = Normaliser()
     places = [0, *sorted(cuts), len(whole)]
-    chunks = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    chunks = [whole[a:b] for a, b in itertools.pairwise(places)]
     blocks = [block for chunk in chunks for block in normaliser.feed(chunk)] + list(normaliser.finish())
     assert b"".join(block.text for block in blocks) == normalise(whole)
     assert normaliser.raw_bytes == len(whole)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from analytics.signatures.patterns import MOST_CHARACTERS, MOST_REPEATED, Patterns, compiled
+from analytics.signatures.dialect import MOST_CHARACTERS, MOST_REPEATED, compiled
+from analytics.signatures.patterns import Patterns
 
 REFUSED = {
     "(": "missing",
@@ -61,17 +62,45 @@ def test_what_is_harmless_is_taken(pattern: str) -> None:
     Patterns([pattern])
 
 
-PIECES = (r"\s", r"\S+", r"[^a]", r"[\s:]", r"\W", r"\D", "a", "b+", r"\bx\b", "^", ".{0,3}", "é", "(?i:K)", r"\d\d")
+PIECES = (
+    r"\S+",
+    ".+",
+    r"(?P<a>\w+)",
+    r"(x|.+)",
+    r"(1+)?",
+    r"\s",
+    r"[^a]",
+    r"[\s:]",
+    r"\W",
+    r"\D",
+    "a",
+    "b+",
+    r"\bx\b",
+    "^",
+    ".{0,3}",
+    "é",
+    "(?i:K)",
+    r"\d\d",
+)
+ENDS = st.lists(
+    st.sampled_from(
+        ("x", "x$", "(?:x|1$)", ".+$", "(?P<z>.+)$", "(x|.+)$", r"\S+", "(?P<z>x+)", ".*$", "(a|x+)", "|(?i)K$|b+")
+    ),
+    min_size=3,
+    max_size=3,
+)
 TEXT = st.text(alphabet="abxkK é:1\n\t\r✖", max_size=60)
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), min_size=1, max_size=3), TEXT)
-def test_the_pass_over_a_block_finds_the_lines_that_re2_finds_one_by_one(pieces: list[list[str]], text: str) -> None:
-    patterns = [f"{''.join(each)}{end}" for each, end in zip(pieces, ("x", "x$", "(?:x|1$)"), strict=False)]
+@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), min_size=1, max_size=3), ENDS, TEXT)
+def test_the_pass_over_a_block_finds_the_lines_that_re2_finds_one_by_one(
+    pieces: list[list[str]], ends: list[str], text: str
+) -> None:
+    patterns = [f"{''.join(each)}{end}" for each, end in zip(pieces, ends, strict=False)]
     try:
         found = Patterns(patterns)
-    except ValueError:  # "never match": a boundary between two letters
+    except ValueError:  # what can never match, or matches the empty line
         reject()
     data = text.encode()
     starts = [0, *(i + 1 for i, byte in enumerate(data) if byte == ord("\n"))]
@@ -90,8 +119,8 @@ def test_a_set_that_is_left_out_and_one_of_spaces_stay_on_their_line() -> None:
 
 
 def test_hyperscan_and_re2_are_given_the_same_bytes() -> None:
-    source, single = compiled("✖ (?P<what>é+)")
-    assert single.pattern == b"(?m)" + source
+    source = compiled("✖ (?P<what>é+)").searched
+    assert source == "(?:✖) (?P<what>(?:é))".encode()
     assert Patterns(["✖ (?P<what>é+)"]).captures(0, "✖ éé!".encode()) == (("what", "éé"),)
 
 
