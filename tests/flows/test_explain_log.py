@@ -86,7 +86,9 @@ def told(guard: Guard, *arguments: str | Path) -> dict[str, Any]:
 
 def test_a_log_is_explained_with_the_line_that_proves_it(guard: Guard, log: Path) -> None:
     said = told(guard, log)
-    assert {name: said[name] for name in ("log", "diagnosis", "signature", "category", "line", "matched", "captures")} == {
+    assert {
+        name: said[name] for name in ("log", "diagnosis", "signature", "category", "line", "matched", "captures")
+    } == {
         "log": str(log),
         "diagnosis": "matched",
         "signature": "no_host",
@@ -95,7 +97,12 @@ def test_a_log_is_explained_with_the_line_that_proves_it(guard: Guard, log: Path
         "matched": HOST,
         "captures": {"host": "deb.example"},
     }
-    assert (said["transient"], said["hard_stop"], said["owner"], said["action"]) == (True, False, "runners", "rerun_job")
+    assert (said["transient"], said["hard_stop"], said["owner"], said["action"]) == (
+        True,
+        False,
+        "runners",
+        "rerun_job",
+    )
     assert (said["cause"], said["fix"]) == ("The name of a host is not known.", "Run it again.")
     assert 0 < said["confidence"] < 1
     assert (said["log_lines"], said["log_bytes"]) == (len(BUILD), log.stat().st_size)
