@@ -20,9 +20,9 @@ _ABLE: Final = frozenset({Why.HARD_STOP, Why.PRIORITY, Why.EARLIER})
 # How often the category agreed with the silver label of ../shared/data/ci_logs, the mean over repositories; none of
 # those logs could be compared with a passing one. Measured by `python -m benchmarks.confidence`.
 _ALONE: Final = 0.95
-_CONTESTED: Final = 0.75  # another category matched too, though less strongly
+_CONTESTED: Final = 0.85  # another category matched too, though less strongly
 _LAST_RESORT: Final = 0.2
-_LAST_RESORT_PRIORITY: Final = 30
+LAST_RESORT_PRIORITY: Final = 25
 _DOUBT_LEFT: Final = 0.5  # a judgement: a line that no passing log has is wrong half as often
 
 
@@ -65,10 +65,10 @@ def confidence(signature: Signature, rivals: Collection[Category], *, proven: bo
 
     `rivals` are the categories of all others that would explain the failure if it stood alone. `proven` says that more
     than a match speaks for it: the last passing log was there to compare with and lacks the line, or it is the platform
-    itself that says so. A signature of the last resort (of a priority below 30) only says that something failed, which
+    itself that says so. A signature of the last resort (of a priority below 25) only says that something failed, which
     is true and explains little, new or not.
     """
-    if signature.priority < _LAST_RESORT_PRIORITY:
+    if signature.priority < LAST_RESORT_PRIORITY:
         return _LAST_RESORT
     sure = _CONTESTED if set(rivals) - {signature.category} else _ALONE
     return round(1 - (1 - sure) * (_DOUBT_LEFT if proven else 1), 3)
