@@ -53,6 +53,7 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.latency --subject rival --rate 5000 --seconds 20",
     ),
     "receiver": Case("benchmarks.receiver_load --deliveries 30000", "benchmarks.receiver_load --deliveries 1000"),
+    "logs": Case("benchmarks.log_speed", "benchmarks.log_speed --megabytes 2 --rounds 1 --growth 1"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",
@@ -80,7 +81,16 @@ def lines(case: str, *, quick: bool, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _summary(line: Mapping[str, Any]) -> str:
-    names = ("events_per_second", "deliveries_per_second", "latency_ms", "ratio", "total_bytes", "total_snapshot_ms")
+    names = (
+        "events_per_second",
+        "deliveries_per_second",
+        "latency_ms",
+        "ratio",
+        "total_bytes",
+        "total_snapshot_ms",
+        "megabytes_per_second",
+        "growth",
+    )
     shown = ", ".join(f"{name} {line[name]}" for name in names if name in line)
     return f"{line['case']} {line.get('subject', '')}: {shown}"
 

@@ -95,7 +95,7 @@ class Analysis:
     def _add(self, block: Block) -> None:
         text = self._armour.without_keys(block.text)
         starts = starts_of(text)
-        page = page_of(Block(block.first, text), starts, self._find(text), self._news(text, len(starts) - 1))
+        page = page_of(block._replace(text=text), starts, self._find(text), self._news(text, len(starts) - 1))
         self._note_codes(page)
         self._whole.append(page)
         while sum(len(held.text) for held in self._whole) > _WHOLE_BYTES:

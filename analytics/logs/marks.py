@@ -1,8 +1,8 @@
 """Marks: what a line of a build log looks like, as data (marks.toml), all found in one Hyperscan pass.
 
 A mark says what part a line plays (it states an error, opens a section, tells that the command ended), never what the
-cause is: that is what signatures are for. Two marks are not patterns: FOUND, that a signature knows the line, and NEW,
-that the job's last passing log did not have it.
+cause is: that is what signatures are for. Three marks are not patterns: FOUND, that a signature knows the line, TOLD,
+that the platform calls it an error, and NEW, that the job's last passing log did not have it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def _patterns() -> tuple[Mark, ...]:
 
 _PATTERNS: Final = _patterns()
 FOUND: Final = len(_PATTERNS)
-NEW: Final = FOUND + 1
-MARKS: Final = (*_PATTERNS, Mark(Role.FOUND, 12.0), Mark(Role.NEW, 3.0))
+TOLD: Final = FOUND + 1
+NEW: Final = FOUND + 2
+MARKS: Final = (*_PATTERNS, Mark(Role.FOUND, 12.0), Mark(Role.ERROR, 6.0), Mark(Role.NEW, 3.0))
 _ROLES: Final = np.array([mark.role for mark in MARKS])
 
 

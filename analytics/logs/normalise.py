@@ -40,6 +40,7 @@ _ESCAPES: Final = (
     (r"\x1b\[(?:[12]K|[01]?G)", "\r"),
     (r"\x1b(?:\[[0-?]*[GK]?)?", ""),
 )
+_ERROR: Final = b"##[error]"
 _STAMP: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?Z"
 # What platforms put before a line, and lines that only they need.
 _PREFIXES: Final = (
@@ -56,10 +57,11 @@ _PREFIXES: Final = (
 
 
 class Block(NamedTuple):
-    """Some lines of the text, each with its line break. `first` is the number of the first one, from 1."""
+    """Some lines of the text, each with its line break."""
 
-    first: int
+    first: int  # the number of its first line, from 1
     text: bytes
+    errors: tuple[int, ...] = ()  # the lines, by index, that the platform itself calls errors
 
 
 class Normaliser:
@@ -125,8 +127,9 @@ class Normaliser:
         return whole
 
     def _block(self, whole: bytes) -> Block:
-        block = Block(self.lines + 1, _clean(whole))
-        self.lines += block.text.count(b"\n")
+        lines = _lines(whole)
+        block = Block(self.lines + 1, _text(lines), _errors(lines))
+        self.lines += lines.count(b"\n")
         return block
 
 
@@ -136,8 +139,8 @@ def normalise(data: bytes) -> bytes:
     return b"".join(block.text for part in (normaliser.feed(data), normaliser.finish()) for block in part)
 
 
-def _clean(block: bytes) -> bytes:
-    """The text of some whole lines."""
+def _lines(block: bytes) -> bytes:
+    """Some whole lines as a terminal shows them, with what the platform put before them."""
     block = _shortened(block, _RAW_LINE_BYTES, _RAW_LINE_BYTES // 2, _RAW_LINE_BYTES // 2)
     if not block.isascii():
         block = _utf8(block)
@@ -150,8 +153,25 @@ def _clean(block: bytes) -> bytes:
     block = _mended(block, b"\r", _written_last)
     if b" \n" in block or b"\t\n" in block:
         block = b"\n".join([line.rstrip() for line in block.split(b"\n")])
-    block = _replaced(block, _PREFIXES, "")
-    return _shortened(block, LINE_BYTES, _HEAD_BYTES, _TAIL_BYTES)
+    return block
+
+
+def _text(lines: bytes) -> bytes:
+    """What was written, without what the platform put before it, in lines of a bearable length."""
+    return _shortened(_replaced(lines, _PREFIXES, ""), LINE_BYTES, _HEAD_BYTES, _TAIL_BYTES)
+
+
+def _errors(lines: bytes) -> tuple[int, ...]:
+    """The indices of the lines that GitHub or Azure marked as errors."""
+    errors = []
+    line = at = 0
+    found = lines.find(_ERROR)
+    while found >= 0:
+        line += lines.count(b"\n", at, found)
+        errors.append(line)
+        at = found
+        found = lines.find(_ERROR, lines.find(b"\n", found))
+    return tuple(errors)
 
 
 def _replaced(block: bytes, pattern: str, instead: str) -> bytes:

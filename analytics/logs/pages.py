@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from analytics.logs.marks import FOUND, NEW, Hits, Indices, hits_of, lines_at, scan
+from analytics.logs.marks import FOUND, NEW, TOLD, Hits, Indices, hits_of, lines_at, scan
 from analytics.logs.normalise import Block
 
 SEEN: Final = -1  # the last passing log had the line
@@ -45,11 +45,10 @@ def page_of(block: Block, starts: Indices, found: Iterable[int], news: News) -> 
     """The page of a block. `found` are offsets of lines that signatures know."""
     marked = scan(block.text, starts)
     known = np.unique(lines_at(np.fromiter(found, np.int64), starts))
+    told = np.array(block.errors, np.int64)
     fresh = _fresh(starts, news)
-    hits = hits_of(
-        np.concatenate((marked.lines, known, fresh)),
-        np.concatenate((marked.marks, np.full(len(known), FOUND), np.full(len(fresh), NEW))),
-    )
+    others = [np.full(len(lines), mark) for lines, mark in ((known, FOUND), (told, TOLD), (fresh, NEW))]
+    hits = hits_of(np.concatenate((marked.lines, known, told, fresh)), np.concatenate((marked.marks, *others)))
     return Page(block.text, starts, np.arange(block.first, block.first + len(starts) - 1), news, hits)
 
 

@@ -15,14 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from analytics.logs.marks import Indices
+from analytics.logs.marks import Indices, Role
 from analytics.logs.pages import Page
 from analytics.logs.reach import above, below
-from analytics.logs.seeds import Marked, Scene, Scores, alike, marked_lines, most_telling, scene_of, scores_of
+from analytics.logs.seeds import Marked, Scene, Scores, alike, bits, marked_lines, most_telling, scene_of, scores_of
 
 _TAIL: Final = 4.0  # the score of the last line before the end of the failed command; it falls to nothing
 _TAIL_LINES: Final = 80  # on this way,
 _REPEATED: Final = 0.35  # and faster with each doubling of the lines there that begin alike
+_QUIET: Final = 0.6  # what is left to a line that says that all is well
 _FILL_SHARE: Final = 0.05  # of the excerpt, kept back to close small gaps
 _GAP_LINES: Final = 2
 _SMALL_BYTES: Final = 200  # where not even such a line has room the excerpt is full
@@ -52,7 +53,7 @@ def choose(page: Page, most_bytes: int) -> tuple[Indices, int | None]:
 
 def _ranked(page: Page, marked: Marked, scene: Scene, scores: Scores) -> Iterator[int]:
     """Lines from the best to the worst, some more than once."""
-    waiting = _tail(page, scene)
+    waiting = _tail(page, marked, scene)
     heapq.heapify(waiting)
     for seed in np.lexsort((marked.lines, -scores)).tolist():
         score, line = float(scores[seed]), int(marked.lines[seed])
@@ -67,13 +68,14 @@ def _ranked(page: Page, marked: Marked, scene: Scene, scores: Scores) -> Iterato
         yield heapq.heappop(waiting)[1]
 
 
-def _tail(page: Page, scene: Scene) -> list[tuple[float, int]]:
+def _tail(page: Page, marked: Marked, scene: Scene) -> list[tuple[float, int]]:
     """The lines before the end of the failed command, and their scores below zero: the nearer the better."""
     lines = np.arange(max(scene.begin, scene.end - _TAIL_LINES), scene.end)
     places = np.unique(alike(page, lines), return_inverse=True)[1]
     repeated = np.where(np.diff(page.starts)[lines] > 1, np.bincount(places, minlength=1)[places], 1)
     scores = _TAIL * (1 - (scene.end - lines) / _TAIL_LINES)
     scores /= 1 + _REPEATED * np.log2(np.maximum(repeated / 2, 1))
+    scores *= np.where(marked.roles[lines] & bits(Role.QUIET), _QUIET, 1.0)
     return list(zip((-scores).tolist(), lines.tolist(), strict=True))
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors import redaction
 from connectors.redaction import MAIL, Redactor, Rule, load_rules, redacting_processor
 from models.records.event import Event, EventType, FailureContext, Metadata, Outcome
 
@@ -160,6 +161,27 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
 @given(_AROUND, st.sampled_from(RULES), _AROUND)
 def test_no_neighbourhood_lets_a_secret_pass_whole(before: str, rule: Rule, after: str) -> None:
     assert rule.secret not in REDACTOR.redact(f"{before} {rule.example} {after}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), max_size=6), st.integers(0, 40), st.integers(1, 40))
+def test_a_place_is_widened_by_the_marks_it_touches_and_lost_within_one(
+    gaps: list[tuple[int, int]], start: int, size: int
+) -> None:
+    marks, at, end = [], 0, start + size
+    for gap, length in gaps:
+        marks.append((at + gap, at + gap + length))
+        at += gap + length
+    touched = [mark for mark in marks if mark[0] < end and start < mark[1]]
+    within = any(first <= start and end <= last for first, last in touched)
+    widened = min([start, *(first for first, _ in touched)]), max([end, *(last for _, last in touched)])
+    assert redaction._Marks(marks).around(start, end) == (None if within else widened)
+
+
+def test_a_text_that_is_nothing_but_secrets_is_redacted_in_time_that_grows_with_it() -> None:
+    line = "password=" + "hunter2 by ada@example.org\n"
+    clean = REDACTOR.redact(line * 20_000)  # half a megabyte; it took a minute while each place looked at each mark
+    assert clean == REDACTOR.redact(line) * 20_000
 
 
 @settings(max_examples=200, deadline=None)

@@ -104,6 +104,13 @@ def test_a_broken_line_does_not_harm_its_neighbours() -> None:
     assert normalise("é\n".encode() + b"\xe9\n" + "✓\n".encode()).decode() == "é\né\n✓\n"
 
 
+def test_what_the_platform_calls_an_error_is_told_apart() -> None:
+    raw = b"a\n2024-05-01T12:00:00Z ##[error]b\n\n##[warning]c\n##[error]d ##[error]\n"
+    normaliser = Normaliser()
+    blocks = [*normaliser.feed(raw), *normaliser.finish()]
+    assert [block.errors for block in blocks] == [(1, 4)]
+
+
 def test_every_line_of_the_log_is_a_line_of_the_text() -> None:
     assert normalise(b"") == b""
     assert normalise(b"\n") == b"\n"
