@@ -97,6 +97,8 @@ def judge(scorer: RerunPasses, cases: Sequence[Labelled]) -> dict[str, Any]:
     """How well `scorer` ranks and how honest its chances are; `base_brier` is what the bare rate of passing reaches."""
     values = [score.value for score in scorer.score([case.features for case in cases])]
     known = [(value, case.passed) for value, case in zip(values, cases, strict=True) if value is not None]
+    if not known:
+        return {"held_out": len(cases), "unknown": len(cases)}
     scores, passed = np.array([value for value, _ in known]), np.array([label for _, label in known])
     bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     return {

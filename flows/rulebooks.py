@@ -60,15 +60,19 @@ def _text(path: Path) -> str:
 def resolver(url: str, *, away: Callable[[Unavailable], None] | None = None) -> Callable[[str], Rulebook]:
     """What gives the rulebook of a digest: the shipped one, or one that PostgreSQL keeps. Each is read once.
 
-    While PostgreSQL is away, `away` is called and then asked again; without it, Unavailable is raised.
+    While PostgreSQL is away, `away` is called and then asked again; without it, Unavailable is raised. A rulebook is
+    compiled when it is read, a second or two, so that no failure has to wait for it later.
     """
     known = {(shipped := compose()).digest: shipped}
+    shipped.catalogue.check()
 
     def resolve(digest: str) -> Rulebook:
         while digest not in known:
             try:
                 with unavailable(), connect(url) as connection:
-                    known[digest] = kept(connection, digest)
+                    rulebook = kept(connection, digest)
+                rulebook.catalogue.check()
+                known[digest] = rulebook
             except Unavailable as error:
                 if away is None:
                     raise
