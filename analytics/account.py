@@ -19,8 +19,8 @@ _ABLE: Final = frozenset({Why.HARD_STOP, Why.PRIORITY, Why.EARLIER})
 
 # How often the category agreed with the silver label of ../shared/data/ci_logs, the mean over repositories; none of
 # those logs could be compared with a passing one. Measured by `python -m benchmarks.confidence`.
-_ALONE: Final = 0.95
-_CONTESTED: Final = 0.85  # another category matched too, though less strongly
+_ALONE: Final = 0.93
+_CONTESTED: Final = 0.8  # another category matched too, though less strongly
 _LAST_RESORT: Final = 0.2
 LAST_RESORT_PRIORITY: Final = 25
 _DOUBT_LEFT: Final = 0.5  # a judgement: a line that no passing log has is wrong half as often

@@ -131,6 +131,7 @@ def test_another_category_that_would_explain_it_too_is_a_doubt() -> None:
     assert sure((RESET, True), (COMPILE, True)) < alone
     assert sure((RESET, True), (LINK, True)) == alone, "its condition is not fulfilled"
     assert sure((COMPILE, True), ("ld: ", True), (LINK, True)) == alone, "it is of the same category"
+    assert sure((RESET, True), (FAILED, True)) == alone, "it names no cause"
     assert sure((RESET, True), (COMPILE, False), compared=True) < sure((RESET, True), compared=True)
 
 
