@@ -63,10 +63,10 @@ def account(catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidenc
 def confidence(signature: Signature, rivals: Collection[Category], *, proven: bool) -> float:
     """The chance that `signature` names the kind of cause that a person would.
 
-    `rivals` are the categories of the others that name a cause and would explain the failure if they stood alone. `proven` says that more
-    than a match speaks for it: the last passing log was there to compare with and lacks the line, or it is the platform
-    itself that says so. A signature of the last resort (of a priority below 25) only says that something failed, which
-    is true and explains little, new or not.
+    `rivals` are the categories of the others that name a cause and would explain the failure if they stood alone.
+    `proven` says that more than a match speaks for it: the last passing log was there to compare with and lacks the
+    line, or it is the platform itself that says so. A signature of the last resort (of a priority below 25) only says
+    that something failed, which is true and explains little, new or not.
     """
     if _is_last_resort(signature):
         return _LAST_RESORT
