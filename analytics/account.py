@@ -19,10 +19,10 @@ _ABLE: Final = frozenset({Why.HARD_STOP, Why.PRIORITY, Why.EARLIER})
 
 # How often the category agreed with the silver label of ../shared/data/ci_logs, the mean over repositories; none of
 # those logs could be compared with a passing one. Measured by `python -m benchmarks.confidence`.
-_ALONE: Final = 0.95
-_CONTESTED: Final = 0.75  # another category matched too, though less strongly
+_ALONE: Final = 0.93
+_CONTESTED: Final = 0.8  # another category matched too, though less strongly
 _LAST_RESORT: Final = 0.2
-_LAST_RESORT_PRIORITY: Final = 30
+LAST_RESORT_PRIORITY: Final = 25
 _DOUBT_LEFT: Final = 0.5  # a judgement: a line that no passing log has is wrong half as often
 
 
@@ -54,7 +54,7 @@ def account(catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidenc
         others += [it for it in _seen(whole) if it.match.signature.name not in named]
     if proof.match is None or proof.cause.signature is None:
         return Account(proof, tuple(others), None)
-    rivals = {it.match.signature.category for it in others if it.able}
+    rivals = {it.match.signature.category for it in others if it.able and not _is_last_resort(it.match.signature)}
     proven = evidence.compared or proof.match.number is None
     sure = confidence(proof.match.signature, rivals, proven=proven)
     return Account(proof, tuple(others), sure)
@@ -63,15 +63,19 @@ def account(catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidenc
 def confidence(signature: Signature, rivals: Collection[Category], *, proven: bool) -> float:
     """The chance that `signature` names the kind of cause that a person would.
 
-    `rivals` are the categories of all others that would explain the failure if it stood alone. `proven` says that more
-    than a match speaks for it: the last passing log was there to compare with and lacks the line, or it is the platform
-    itself that says so. A signature of the last resort (of a priority below 30) only says that something failed, which
-    is true and explains little, new or not.
+    `rivals` are the categories of the others that name a cause and would explain the failure if they stood alone.
+    `proven` says that more than a match speaks for it: the last passing log was there to compare with and lacks the
+    line, or it is the platform itself that says so. A signature of the last resort (of a priority below 25) only says
+    that something failed, which is true and explains little, new or not.
     """
-    if signature.priority < _LAST_RESORT_PRIORITY:
+    if _is_last_resort(signature):
         return _LAST_RESORT
     sure = _CONTESTED if set(rivals) - {signature.category} else _ALONE
     return round(1 - (1 - sure) * (_DOUBT_LEFT if proven else 1), 3)
+
+
+def _is_last_resort(signature: Signature) -> bool:
+    return signature.priority < LAST_RESORT_PRIORITY
 
 
 def _losers(explanation: Explanation) -> list[Other]:

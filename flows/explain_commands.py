@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -14,8 +14,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from connectors.diagnoses import cases_of_job, oldest_failure, signature_hits
+from connectors.postgres import Connection
 from connectors.redaction import Redactor
-from flows import explain as ids
+from flows import explain as explain_id
 from flows import explain_log, log_account, rulebooks, servers, unknown
 from flows import signature_hits as hits
 from flows.command import AWAY, DONE, WRONG, In, answer, complain, show
@@ -25,14 +26,6 @@ from models.records.errors import ConfigError
 from models.records.event import PlatformName
 
 _KEY_BYTES: Final = 32
-
-
-class _Asked(NamedTuple):
-    """What the command line asks about."""
-
-    files: list[str]
-    ids: list[UUID]
-    jobs: list[str]
 
 
 def explain(
@@ -68,43 +61,40 @@ def explain(
     json
         One JSON object a line for each log.
     """
-    asked = _sorted(about, job)
-    if not any(asked):
+    ids, files = _sorted(about)
+    if not (ids or files or job):
         raise ConfigError("explain what? A file with a log, - for standard input, or an id")
     settings = context.settings()
-    statuses = [DONE]
-    if asked.files:
-        near = unknown.nearest(settings) if connect or asked.ids or asked.jobs else log_account.nowhere
+    ended = DONE
+    if files:
         explainer = explain_log.LogExplainer(
             explain_log.catalogue_of([*settings.rulebook.signature_files, *signatures], platform),
             Redactor(_key(settings)),
             passing=explain_log.passing_index(passing) if passing else None,
             platform=platform,
-            near=near,
+            near=unknown.nearest(settings) if connect else log_account.nowhere,
         )
-        statuses += [_log(explainer, file, json=json) for file in asked.files]
-    if asked.ids or asked.jobs:
-        statuses += _ids(settings, asked, json=json)
-    return max(statuses)
+        ended = max(_log(explainer, file, json=json) for file in files)
+    return max(ended, _ids(settings, [*ids, *job], json=json)) if ids or job else ended
 
 
-def _sorted(about: tuple[str, ...], jobs: tuple[str, ...]) -> _Asked:
-    """What each argument is.
+def _sorted(about: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which arguments are ids, and which are files.
 
     Raises:
-        ConfigError: one is neither a file nor an id.
+        ConfigError: one is neither.
     """
-    asked = _Asked([], [], list(jobs))
+    ids, files = [], []
     for name in about:
-        if (identity := _uuid(name)) is not None:
-            asked.ids.append(identity)
+        if _uuid(name) is not None:
+            ids.append(name)
         elif name == explain_log.STDIN or Path(name).exists():
-            asked.files.append(name)
+            files.append(name)
         elif name.isdecimal():
-            asked.jobs.append(name)
+            ids.append(name)
         else:
             raise ConfigError(f"{name}: there is no such file, and it is no id")
-    return asked
+    return ids, files
 
 
 def _uuid(text: str) -> UUID | None:
@@ -133,24 +123,38 @@ def _log(explainer: explain_log.LogExplainer, file: str, *, json: bool) -> int:
     return DONE if account.signature is not None else AWAY
 
 
-def _ids(settings: Settings, asked: _Asked, *, json: bool) -> Iterator[int]:
+def _ids(settings: Settings, ids: Sequence[str], *, json: bool) -> int:
     resolve = rulebooks.resolver(settings.postgres.url.get_secret_value())
     near = unknown.nearest(settings)
+    ended = DONE
     with servers.database(settings) as connection:
-        wanted: list[tuple[str, UUID | None]] = [(str(identity), identity) for identity in asked.ids]
-        for job in asked.jobs:
-            wanted += [(f"job {job}", case) for case in cases_of_job(connection, job)] or [(f"job {job}", None)]
-        for name, identity in wanted:
-            known = ids.explained(connection, identity, resolve, near) if identity else None
-            if known is None:
+        for name in ids:
+            found = list(_known(connection, name, resolve, near))
+            for known in found:
+                if json:
+                    answer(to_json(known))
+                else:
+                    show(explain_id.shown(known))
+            if not found:
                 complain(
                     f"nothing is known of {name}; failures, decisions and findings are kept, runs that passed are not"
                 )
-                yield AWAY
-            elif json:
-                answer(to_json(known))
-            else:
-                show(ids.shown(known))
+                ended = AWAY
+    return ended
+
+
+def _known(
+    connection: Connection, name: str, resolve: explain_id.Resolve, near: log_account.Near
+) -> Iterator[explain_id.Explained]:
+    """What an id of ours stands for, else the run attempts with a job of that id."""
+    identity = _uuid(name)
+    known = explain_id.explained(connection, identity, resolve, near) if identity else None
+    if known is not None:
+        yield known
+        return
+    for case in cases_of_job(connection, name):
+        if (known := explain_id.explained(connection, case, resolve, near)) is not None:
+            yield known
 
 
 def unknown_(

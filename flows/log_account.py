@@ -20,7 +20,7 @@ from models.records.evidence import Evidence, Line
 _AROUND_LINES: Final = 6  # shown before and after the line that counts
 _SHOWN_CHARACTERS: Final = 400  # of one line
 _OTHERS: Final = 12
-_MOST_UNKNOWN: Final = 0.5
+_LEAST_ALIKE: Final = 0.5
 """Less of a line in common with a cluster than this says nothing."""
 
 
@@ -87,7 +87,7 @@ def near(templates: Templates) -> Near:
 
     def find(line: str) -> Nearest | None:
         found = templates.nearest(line)
-        if found is None or found[1] < _MOST_UNKNOWN:
+        if found is None or found[1] < _LEAST_ALIKE:
             return None
         cluster, alike = found
         return Nearest(cluster.template, round(alike, 3), cluster.count, cluster.example)

@@ -1,7 +1,10 @@
 -- Which signatures earn their place: how often each explains a failure, and how often a passing log had its line too.
+-- And failures are found by the id that their platform gives a job, which is what people have at hand.
 
 ALTER TABLE guard.diagnoses ADD COLUMN discarded text;
 COMMENT ON COLUMN guard.diagnoses.discarded IS 'The signature that matched best, where the last passing log of the job has its line too, so that it proves nothing.';
+
+CREATE INDEX failures_job ON guard.failures (job_id) WHERE job_id IS NOT NULL;
 
 CREATE VIEW guard.signature_hits AS
 WITH hits AS (

@@ -26,6 +26,8 @@ COMMANDS = [
     "check",
     "rulebook",
     "explain",
+    "unknown",
+    "signatures",
     "normalise",
     "publish",
     "version",
