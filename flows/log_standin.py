@@ -33,7 +33,7 @@ class Tail:
             self._count += 1
             self._lines.append((self._count, line[:_MOST_LINE_BYTES].rstrip(b"\r")))
 
-    def finish(self) -> Mapping[str, Any]:
+    def finish(self, *, cut: bool) -> Mapping[str, Any]:
         """Those that an excerpt has room for."""
         if self._rest:
             self.feed(b"\n")
@@ -49,6 +49,7 @@ class Tail:
             "log_lines": self._count,
             "log_bytes": self._bytes,
             "compared": self._compared,
+            "cut": cut,
         }
 
 
