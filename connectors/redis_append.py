@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from connectors.delivery import Delivery
 from connectors.redis_streams import APPEND, MARK_TTL_MS, append_arguments
-from connectors.redis_wire import Command, unavailable
+from connectors.redis_wire import Command, asked, open_line, unavailable
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import Unavailable
 from models.records.event import SHARDS
@@ -39,10 +36,7 @@ class Appender:
 
     def __init__(self, url: str, *, ttl_ms: int = MARK_TTL_MS, timeout: float = 2.0) -> None:
         """`timeout` is how long a connection and each reply may take, in seconds."""
-        pool = ConnectionPool.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout
-        )
-        self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+        self._connection = open_line(url, timeout=timeout)
         self._ttl_ms = ttl_ms
         self._waiting: deque[_Waiting] = deque()
         self._turn = asyncio.Lock()
@@ -128,15 +122,7 @@ class Appender:
         return str(reply, "ascii")
 
     async def _asked(self, commands: list[Command]) -> list[Any]:
-        connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands))
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response())
-            except redis.ResponseError as error:
-                replies.append(error)
-        return replies
+        return await asked(self._connection, commands)
 
 
 def _settle(done: asyncio.Future[int], reply: int | BaseException) -> None:

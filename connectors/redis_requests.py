@@ -8,14 +8,12 @@ the next one who looks. Two readers may then read one log; the first evidence co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 import redis
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from connectors.redis_streams import (
     LOG_REQUEST_FIELD,
@@ -27,7 +25,7 @@ from connectors.redis_streams import (
     passing_key,
     requests_key,
 )
-from connectors.redis_wire import unavailable
+from connectors.redis_wire import Command, asked, open_line, unavailable
 from models.records.entry import Entry, encode
 from models.records.errors import Unavailable
 from models.records.event import SHARDS
@@ -46,6 +44,11 @@ if new then redis.call('XADD', KEYS[1], '*', ARGV[4], ARGV[5]) end
 redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[2], ARGV[2])
 return new and 1 or 0
+"""
+
+_DROP: Final = """
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('XDEL', KEYS[1], ARGV[2])
 """
 
 # The counter of deliveries is ours: it counts how often a request was begun, not how often it changed hands.
@@ -84,19 +87,14 @@ class Requests:
 
     def __init__(self, url: str, consumer: str) -> None:
         self._consumer = consumer
-        self._redis: Redis = Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-        )
-        self._settle = self._redis.register_script(_SETTLE)
-        self._take_over = self._redis.register_script(_TAKE_OVER)
+        self._taking = open_line(url, timeout=_TIMEOUT_SECONDS)
+        self._line = open_line(url, timeout=_TIMEOUT_SECONDS)
+        self._turn = asyncio.Lock()
 
     async def close(self) -> None:
         """Hang up."""
-        await self._redis.aclose()
+        await self._taking.disconnect()
+        await self._line.disconnect()
 
     async def prepare(self) -> None:
         """Make the consumer group of each shard, where it is not there: all requests that are there are new to it.
@@ -104,13 +102,11 @@ class Requests:
         Raises:
             Unavailable: Redis cannot be asked.
         """
+        keys = map(requests_key, range(SHARDS))
         with unavailable():
-            for shard in range(SHARDS):
-                try:
-                    await self._redis.xgroup_create(requests_key(shard), GROUP, "0", mkstream=True)
-                except redis.ResponseError as error:
-                    if not str(error).startswith("BUSYGROUP"):
-                        raise
+            async with self._turn:
+                replies = await asked(self._line, [("XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM") for key in keys])
+            _refused(reply for reply in replies if not str(reply).startswith("BUSYGROUP"))
 
     async def take(self, *, most: int, wait_ms: int) -> list[Held]:
         """New requests, at most `most` of each shard; waits for the first one.
@@ -118,13 +114,14 @@ class Requests:
         Raises:
             Unavailable: Redis cannot be asked.
         """
-        streams: dict[Any, Any] = {requests_key(shard): ">" for shard in range(SHARDS)}
+        options: Command = ("GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms, "STREAMS")
         async with self._grouped():
-            found: Any = await self._redis.xreadgroup(GROUP, self._consumer, streams, count=most, block=wait_ms)
+            replies = await asked(self._taking, [("XREADGROUP", *options, *_SHARDS, *[">"] * SHARDS)])
+            _refused(replies)
         return [
-            Held(_SHARDS[key], entry_id.decode(), fields.get(LOG_REQUEST_FIELD, b""))
-            for key, entries in found or ()
-            for entry_id, fields in entries
+            Held(_SHARDS[key], entry_id.decode(), dict(zip(pairs[::2], pairs[1::2], strict=True))[LOG_REQUEST_FIELD])
+            for key, entries in replies[0] or ()
+            for entry_id, pairs in entries
         ]
 
     async def take_over(self, *, own: bool = False) -> list[Held]:
@@ -133,13 +130,15 @@ class Requests:
         Raises:
             Unavailable: Redis cannot be asked.
         """
-        taken = []
-        for shard in range(SHARDS):
-            idle_ms, most = (0, MOST_LOG_REQUESTS) if own else (LEASE_MS, _TAKEN_OVER)
-            async with self._grouped():
-                found = await self._take_over([requests_key(shard)], [GROUP, self._consumer, idle_ms, most])
-            taken += [Held(shard, entry_id.decode(), payload, begun + 1) for entry_id, payload, begun in found]
-        return taken
+        idle_ms, most = (0, MOST_LOG_REQUESTS) if own else (LEASE_MS, _TAKEN_OVER)
+        options: Command = (GROUP, self._consumer, idle_ms, most)
+        async with self._grouped():
+            replies = await self._asked(*(("EVAL", _TAKE_OVER, 1, key, *options) for key in _SHARDS))
+        return [
+            Held(shard, entry_id.decode(), payload, begun + 1)
+            for shard, taken in enumerate(replies)
+            for entry_id, payload, begun in taken
+        ]
 
     async def begin(self, held: Held) -> None:
         """Note that a request which had been begun before is begun again, before it does what it did last time.
@@ -148,7 +147,7 @@ class Requests:
             Unavailable: it is not noted.
         """
         with unavailable():
-            await self._claim(held.shard, [held.entry_id], begun=held.begun)
+            await self._claim([held], "RETRYCOUNT", held.begun)
 
     async def renew(self, held: Iterable[Held]) -> None:
         """Renew the lease on all that is in hand.
@@ -156,7 +155,8 @@ class Requests:
         Raises:
             Unavailable: Redis cannot be asked.
         """
-        await self._each_shard(held)
+        with unavailable():
+            await self._claim(held)
 
     async def give_back(self, held: Iterable[Held]) -> None:
         """Let others have what is in hand at once.
@@ -164,7 +164,8 @@ class Requests:
         Raises:
             Unavailable: they will have it when the lease has run out.
         """
-        await self._each_shard(held, idle_ms=_GIVEN_BACK_MS)
+        with unavailable():
+            await self._claim(held, "IDLE", _GIVEN_BACK_MS)
 
     async def settle(self, held: Held, event_id: str, evidence: Entry) -> bool:
         """Append `evidence`, about that event, and remove the request; False if evidence of it was there already.
@@ -172,9 +173,10 @@ class Requests:
         Raises:
             Unavailable: it is not known to be there; asking again does no harm.
         """
-        keys = [log_key(held.shard), requests_key(held.shard), mark_key(held.shard, f"evidence:{event_id}")]
+        keys = (log_key(held.shard), requests_key(held.shard), mark_key(held.shard, f"evidence:{event_id}"))
         with unavailable():
-            return bool(await self._settle(keys, [GROUP, held.entry_id, MARK_TTL_MS, *encode(evidence)]))
+            command = ("EVAL", _SETTLE, 3, *keys, GROUP, held.entry_id, MARK_TTL_MS, *encode(evidence))
+            return bool((await self._asked(command))[0])
 
     async def drop(self, held: Held) -> None:
         """Remove a request without evidence.
@@ -183,10 +185,7 @@ class Requests:
             Unavailable: it may be there still.
         """
         with unavailable():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.xack(requests_key(held.shard), GROUP, held.entry_id)
-                pipe.xdel(requests_key(held.shard), held.entry_id)
-                await pipe.execute()
+            await self._asked(("EVAL", _DROP, 1, requests_key(held.shard), GROUP, held.entry_id))
 
     async def passed(self, shard: int, job_key: str) -> tuple[bytes | None, bytes | None]:
         """Of a job: its newest run that passed, and the index of a log of it, each where it is known.
@@ -195,8 +194,7 @@ class Requests:
             Unavailable: Redis cannot be asked.
         """
         with unavailable():
-            found: Any = await self._redis.mget(passed_key(shard, job_key), passing_key(shard, job_key))
-        run, index = found
+            ((run, index),) = await self._asked(("MGET", passed_key(shard, job_key), passing_key(shard, job_key)))
         return run, index
 
     async def keep_index(self, shard: int, job_key: str, index: bytes, *, ttl_ms: int) -> None:
@@ -206,7 +204,13 @@ class Requests:
             Unavailable: it is not kept.
         """
         with unavailable():
-            await self._redis.set(passing_key(shard, job_key), index, px=ttl_ms)
+            await self._asked(("SET", passing_key(shard, job_key), index, "PX", ttl_ms))
+
+    async def _asked(self, *commands: Command) -> list[Any]:
+        async with self._turn:
+            replies = await asked(self._line, commands)
+        _refused(replies)
+        return replies
 
     @asynccontextmanager
     async def _grouped(self) -> AsyncIterator[None]:
@@ -219,16 +223,18 @@ class Requests:
                 await self.prepare()
             raise
 
-    async def _each_shard(self, held: Iterable[Held], *, idle_ms: int | None = None) -> None:
-        by_shard: dict[int, list[Any]] = {}
+    async def _claim(self, held: Iterable[Held], *options: str | int) -> None:
+        """Take what is pending, from whomever; what counts how often it was begun stays as it is."""
+        by_key: dict[str, list[str]] = {}
         for one in held:
-            by_shard.setdefault(one.shard, []).append(one.entry_id)
-        with unavailable():
-            for shard, ids in by_shard.items():
-                await self._claim(shard, ids, idle_ms=idle_ms)
+            by_key.setdefault(requests_key(one.shard), []).append(one.entry_id)
+        if by_key:
+            claim = (GROUP, self._consumer, 0)
+            await self._asked(*(("XCLAIM", key, *claim, *ids, *options, "JUSTID") for key, ids in by_key.items()))
 
-    async def _claim(self, shard: int, ids: list[Any], *, idle_ms: int | None = None, begun: int | None = None) -> None:
-        """Take what is pending, from whomever."""
-        await self._redis.xclaim(
-            requests_key(shard), GROUP, self._consumer, 0, ids, idle=idle_ms, retrycount=begun, justid=True
-        )
+
+def _refused(replies: Iterable[Any]) -> None:
+    """Raise the first of `replies` that is a refusal."""
+    for reply in replies:
+        if isinstance(reply, redis.ResponseError):
+            raise reply

@@ -6,11 +6,15 @@ retries would block longer than promised and append twice, so neither is used.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 import redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import ConnectionPool as AsyncConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
@@ -52,6 +56,41 @@ def pipelined(connection: Any, commands: Sequence[Command]) -> list[Any]:  # noq
         except redis.ResponseError as error:
             replies.append(error)
     return replies
+
+
+def open_line(url: str, *, timeout: float) -> AbstractConnection:
+    """As `connect`, for asyncio; `timeout` is how long a connection and each reply may take, in seconds."""
+    pool = AsyncConnectionPool.from_url(
+        url, protocol=2, retry=AsyncRetry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout
+    )
+    return pool.make_connection()  # type: ignore[no-any-return,no-untyped-call]  # redis-py
+
+
+async def asked(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """As `pipelined`, for asyncio. Who gives up while it waits leaves the connection closed, as it has to be."""
+    replies: list[Any] = []
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        _go_if_told()
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except redis.ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return replies
+
+
+def _go_if_told() -> None:
+    """Raise the cancellation that redis-py may have swallowed: it sends within asyncio.wait_for, which does so in 3.11.
+
+    https://github.com/python/cpython/issues/86296
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextmanager

@@ -28,8 +28,6 @@ from flows.supervise import dies_with_parent
 from models.records.errors import ConfigError, Unavailable
 
 HOST: Final = "127.0.0.1"
-READS_LOGS: Final = False
-"""Whether a log reader runs too. The shards do not read evidence yet: each would become a dead letter, not_read_yet."""
 
 PATIENCE_SECONDS: Final = 20
 """How long a job may run before it is stuck. An hour is usual; nobody would see that within a minute."""
@@ -251,8 +249,7 @@ class Stage:
             self._start("receiver", "flows.cli", "receive", "--settings", str(self.files.settings))
             migrated.result()
             self._start("flow", "flows.cli", "flow", "--settings", str(self.files.settings))
-            if READS_LOGS:
-                self._start("logs", "flows.cli", "logs", "--settings", str(self.files.settings))
+            self._start("logs", "flows.cli", "logs", "--settings", str(self.files.settings))
             self._stack = self._stack.pop_all()
         return self
 

@@ -28,7 +28,7 @@ from connectors import metrics
 from connectors.backoff import pause
 from connectors.deliveries import LogRequest
 from connectors.passing_logs import Letter, bury
-from connectors.platforms.asking import Denied, Ending, Found, NotThere, TryLater
+from connectors.platforms.asking import Denied, Found, NotThere, TryLater
 from connectors.redaction import Redactor
 from connectors.redis_requests import Held, Requests
 from flows import log_evidence
@@ -59,8 +59,8 @@ _DECODER: Final = msgspec.json.Decoder(LogRequest)
 class Analysis(Sink, Protocol):
     """Looks at the text of a log while it comes."""
 
-    def finish(self) -> Mapping[str, Any]:
-        """What it showed: fields of Evidence."""
+    def finish(self, *, cut: bool) -> Mapping[str, Any]:
+        """What it showed: fields of Evidence. `cut` says that not all of the log was fed."""
 
 
 class Told(NamedTuple):
@@ -192,22 +192,29 @@ class Reader:
         """What comes of asking until there is an answer or no patience left."""
         waited = self._clocks.now() - held.at_ms / 1000
         until = self._clocks.monotonic() + max(self._patience_seconds - waited, _LEAST_PATIENCE_SECONDS)
+        why: str | None = None
         for tried in itertools.count(1):
-            left = until - self._clocks.monotonic()
-            ending, told = await self._visit(held.shard, request, lane, left)
-            if told is not None:
-                return told
-            assert isinstance(ending, TryLater)
+            try:
+                came = await self._visit(held.shard, request, lane, until - self._clocks.monotonic())
+            except Unavailable as error:
+                return _unread(request, why or str(error), "gave_up")
+            if isinstance(came, Told):
+                return came
+            why = came.why
             drawn = random.random()  # noqa: S311 - jitter
             wait = pause(tried, drawn, first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS, factor=4.0)
-            wait = ending.retry_after if ending.retry_after is not None else wait
+            wait += came.retry_after or 0.0
             if tried == _MOST_TRIES or self._clocks.monotonic() + wait > until:
-                return _unread(request, ending.why, "gave_up")
+                return _unread(request, why, "gave_up")
             await asyncio.sleep(wait)
         raise AssertionError("it counts on")
 
-    async def _visit(self, shard: int, request: LogRequest, lane: Lane, seconds: float) -> tuple[Ending, Told | None]:
-        """One visit, begun within `seconds`; what there is to tell, if it is not to be tried again."""
+    async def _visit(self, shard: int, request: LogRequest, lane: Lane, seconds: float) -> Told | TryLater:
+        """What comes of one visit, begun within `seconds`.
+
+        Raises:
+            Unavailable: it could not be begun.
+        """
         analysis: Analysis | None = None
 
         async def begin() -> Analysis:
@@ -215,28 +222,24 @@ class Reader:
             analysis = self._analyse(await index)
             return analysis
 
-        try:
-            async with lane.turn(seconds) as turn:
-                index = asyncio.create_task(self._passing.index(shard, request, lane, seconds=_INDEX_SECONDS))
-                try:
-                    visit = Visit(lane.platform, lane.client, begin, most_bytes=self._most_bytes, clocks=self._clocks)
-                    ending = await visit.read(request.run)
-                finally:
-                    index.cancel()
-                turn.came(ending, visit.seconds)
-        except Unavailable as error:  # the turn did not come
-            return TryLater(str(error)), _unread(request, str(error), "gave_up")
+        async with lane.turn(seconds) as turn:
+            index = asyncio.create_task(self._passing.index(shard, request, lane, seconds=_INDEX_SECONDS))
+            try:
+                visit = Visit(lane.platform, lane.client, begin, most_bytes=self._most_bytes, clocks=self._clocks)
+                ending = await visit.read(request.run)
+            finally:
+                index.cancel()
+            turn.came(ending, visit.seconds)
         metrics.guard_log_bytes_total(platform=request.platform).inc(visit.text_bytes)
         if isinstance(ending, Found) and analysis is not None:
-            return ending, self._read(request, analysis, ending, cut=visit.cut)
+            return self._read(request, analysis, ending, cut=visit.cut)
         if isinstance(ending, NotThere | Found):
             reason = ending.why if isinstance(ending, NotThere) else "an empty log"
-            return ending, Told(log_evidence.evidence(request, Reading.NO_LOG, why=reason), "no_log")
-        return ending, _unread(request, ending.why, "denied") if isinstance(ending, Denied) else None
+            return Told(log_evidence.evidence(request, Reading.NO_LOG, why=reason), "no_log")
+        return _unread(request, ending.why, "denied") if isinstance(ending, Denied) else ending
 
     def _read(self, request: LogRequest, analysis: Analysis, ending: Found, *, cut: bool) -> Told:
-        facts = dict(analysis.finish())
-        facts["cut"] = cut = cut or facts.get("cut", False)
+        facts = dict(analysis.finish(cut=cut))
         if ending.exit_code is not None:
             facts["exit_code"] = ending.exit_code
         return Told(log_evidence.read(request, facts, self._redactor), "cut" if cut else "read")

@@ -20,6 +20,7 @@ from connectors.redis_streams import (
     BACKLOG_SAMPLE,
     GROUP,
     LOG_REQUEST_FIELD,
+    MOST_LOG_REQUESTS,
     append_entry,
     backlog,
     log_key,
@@ -86,6 +87,12 @@ def test_a_delivery_seen_before_is_left_out_and_adds_no_log_request(any_redis_ur
     assert numbers(client, 0) == [1, 2]
     assert [fields for _, fields in client.xrange(requests_key(0))] == [{LOG_REQUEST_FIELD: b"read me"}] * 2
     assert 71 * 3600 < client.ttl(mark_key(0, "m1")) <= 72 * 3600
+
+
+def test_requests_for_logs_do_not_pile_up_without_end(any_redis_url: str, client: Any) -> None:
+    many = tuple(b"%d" % n for n in range(1000))
+    publish(client, [delivery(0, n, requests=many) for n in range(13)])
+    assert MOST_LOG_REQUESTS <= client.xlen(requests_key(0)) < MOST_LOG_REQUESTS + 1000
 
 
 def test_an_entry_without_a_mark_is_appended_each_time(any_redis_url: str, client: Any) -> None:

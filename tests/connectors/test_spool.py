@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import random
@@ -15,10 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from connectors.delivery import Delivery
-from connectors.spool import Durable, Landed, Spool
+from connectors.spool import Durable, Landed, Spool, _from_bytes, _to_bytes
 from connectors.spool_files import SpoolFiles
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import ConfigError, Unavailable
@@ -30,7 +32,8 @@ MIB = 1 << 20
 def _delivery(number: int, *, shard: int = 0, size: int = 20) -> Delivery:
     payload = f"{number}".encode().ljust(size, b".")
     entry = Entry(Kind.EVENT, Encoding.JSON, 1_700_000_000_000 + number, payload, bytes(range(25)))
-    return Delivery(shard, ((entry, f"mark-{number}"),), (f"log {number}".encode(),))
+    passed = ((f"job-{number}", f"run {number}".encode()),)
+    return Delivery(shard, ((entry, f"mark-{number}"),), (f"log {number}".encode(),), passed)
 
 
 @asynccontextmanager
@@ -360,3 +363,9 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_acknowledged(tmp_path: Pa
         assert all(ours == sorted(ours) for first in range(8) if (ours := [n for n in numbers if n % 8 == first]))
 
     _run(work())
+
+
+def test_a_record_written_before_passing_runs_were_remembered_is_still_read() -> None:
+    delivery = _delivery(7)
+    shard, items, requests, _ = msgspec.msgpack.decode(_to_bytes(delivery))
+    assert _from_bytes(msgspec.msgpack.encode([shard, items, requests])) == dataclasses.replace(delivery, passed=())
