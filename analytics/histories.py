@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from analytics.desk import MOST_REMEMBERED, Desk, visible
 from analytics.detectors.detector import Seen
+from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.rows import SEPARATOR, Rows, split_job_run
 from models.records.event import FAILING, Outcome
@@ -40,6 +41,7 @@ class Histories:
         """Begin with none. `overtaken` is told of cases of which an earlier event of their job came after them."""
         self._desk: Final = desk
         self._histories: dict[str, History] = {}
+        self._journal: Final = Journal()
         self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
         self.overtaken: Callable[[str, int], None] = _nobody
 
@@ -51,13 +53,15 @@ class Histories:
             self.remember(key, _passed((rows.at[i], rows.ids[i], job_run), commit), rows.positions[i])
             return
         on_commit = f"{key}{SEPARATOR}{commit or ''}"
+        passed: Passed = (rows.at[i], rows.ids[i], job_run)
         early = self.early.young.get(on_commit)
         if early is None:
-            self.early.put(on_commit, [(rows.at[i], rows.ids[i], job_run)])
-            return
-        early.append((rows.at[i], rows.ids[i], job_run))
-        if len(early) > MOST_IN_HISTORY:
-            early.remove(min(early))
+            early = [passed]
+        else:
+            early.append(passed)
+            if len(early) > MOST_IN_HISTORY:
+                early.remove(min(early))
+        self.early.put(on_commit, early)
 
     def remember(self, key: str, new: Seen, position: int) -> None:
         """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
@@ -79,6 +83,7 @@ class Histories:
         full = len(history) > MOST_IN_HISTORY
         del history[:-MOST_IN_HISTORY]
         known.changed()
+        self._journal.changed.append(key)
         self._judge(key, history, position, outcome=None if full else new.outcome)
         if overtaken:
             for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
@@ -87,8 +92,7 @@ class Histories:
     def _passed_early(self, key: str, commit: str | None) -> list[Seen]:
         """Take out what passed on `commit` before its failure was known."""
         on_commit = f"{key}{SEPARATOR}{commit or ''}"
-        taken = [half.pop(on_commit, ()) for half in (self.early.young, self.early.old)]
-        return [_passed(told, commit) for early in taken for told in early]
+        return [_passed(told, commit) for early in self.early.take(on_commit) for told in early]
 
     def _judge(
         self, key: str, history: list[Seen], position: int, *, outcome: Outcome | None = None, at_ms: int | None = None
@@ -119,6 +123,7 @@ class Histories:
         known = self._histories[key]
         known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - self._desk.kept_ms]
         known.changed()
+        self._journal.changed.append(key)
         if known.seen:
             known.due_second = self._desk.timers.at(known.seen[-1].at_ms + self._desk.kept_ms, "history", key)
         else:
@@ -164,15 +169,20 @@ class Histories:
 
     def state(self) -> list[Any]:
         """All histories as plain data."""
-        return [{key: [known.due_second, known.seen] for key, known in self._histories.items()}, self.early.state()]
+        return [
+            self._journal.written(self._histories, lambda known: [known.due_second, known.seen]),
+            self.early.state(),
+        ]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         histories, early = state
-        self._histories = {key: History(due, [_seen(s) for s in seen]) for key, (due, seen) in histories.items()}
-        for history in self._histories.values():
+        for key, (due, seen) in self._journal.read(histories).items():
+            history = self._histories[key] = History(due, [_seen(s) for s in seen])
             history.changed()
-        self.early.load([{key: [tuple(told) for told in passed] for key, passed in half.items()} for half in early])
+        self.early.load(early)
+        for half in (self.early.young, self.early.old):
+            half.update({on_commit: [_told(told) for told in passed] for on_commit, passed in half.items()})
 
 
 def _nobody(_case_key: str, _position: int) -> None:
@@ -182,6 +192,11 @@ def _nobody(_case_key: str, _position: int) -> None:
 def _seen(values: list[Any]) -> Seen:
     at, event, outcome, commit, pipeline, attempt, case = values
     return Seen(at, event, Outcome(outcome), commit, pipeline, attempt, case)
+
+
+def _told(values: Sequence[Any]) -> Passed:
+    at, event, job_run = values
+    return at, event, job_run
 
 
 def _passed(told: Passed, commit: str | None) -> Seen:

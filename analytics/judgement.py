@@ -12,6 +12,7 @@ from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import Seen
 from analytics.histories import Histories
+from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob, decide
 from analytics.proof import prove
@@ -38,6 +39,7 @@ class Cases:
         self._histories: Final = histories
         histories.overtaken = self._overtaken
         self._cases: dict[str, Case] = {}
+        self._journal: Final = Journal()
         self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
         self.retired: Final[Generations[int]] = Generations(MOST_REMEMBERED)
         self._unscored: list[Unscored] = []
@@ -154,6 +156,7 @@ class Cases:
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
         desk, repeated = self._desk, self._histories.is_repeated
+        self._journal.changed.append(case.key)
         wait = RUN_PATIENCE_MS if case.ended is None and not case.given_up else CASE_KEPT_MS
         case.due_second = desk.timers.at(desk.stream_ms + wait, "case", case.key)
         self._touches.append(
@@ -188,6 +191,7 @@ class Cases:
             self.conclude()  # what this batch still has to say of the case has its revision
             self.retired.put(key, case.revision)
             del self._cases[key]
+            self._journal.changed.append(key)
 
     def conclude(self) -> None:
         """Score all failures of the batch at once, then decide, in the order of the walk."""
@@ -230,12 +234,12 @@ class Cases:
 
     def state(self) -> list[Any]:
         """All cases as plain data."""
-        return [list(self._cases.values()), self.run_ends.state(), self.retired.state()]
+        return [self._journal.written(self._cases), self.run_ends.state(), self.retired.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         cases, run_ends, retired = state
-        self._cases = {case.key: case for case in msgspec.convert(cases, list[Case])}
+        self._cases = msgspec.convert(self._journal.read(cases), dict[str, Case])
         self.run_ends.load(run_ends)
         self.retired.load(retired)
 

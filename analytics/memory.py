@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final, Generic, TypeVar
 
+from analytics.journal import Journal
+
 V = TypeVar("V")
 
 
@@ -22,6 +24,7 @@ class Generations(Generic[V]):
         self.most: Final = most
         self.young: dict[str, V] = {}
         self.old: dict[str, V] = {}
+        self._journals = (Journal(), Journal())  # of the old and the young
 
     def get(self, key: str) -> V | None:
         """What was put in under `key`, if it is not forgotten yet."""
@@ -30,21 +33,32 @@ class Generations(Generic[V]):
 
     def put(self, key: str, value: V) -> None:
         """Remember `value`."""
-        if len(self.young) >= self.most:
+        if len(self.young) >= self.most and key not in self.young:
             self.turn()
         self.young[key] = value
+        self._journals[1].changed.append(key)
+
+    def take(self, key: str) -> list[V]:
+        """What either generation has under `key`, younger first; it is forgotten now."""
+        taken = []
+        for half, journal in zip((self.young, self.old), reversed(self._journals), strict=True):
+            if key in half:
+                taken.append(half.pop(key))
+                journal.changed.append(key)
+        return taken
 
     def turn(self) -> None:
         """Forget the older half."""
         self.old, self.young = self.young, {}
+        self._journals = (self._journals[1], Journal())
 
-    def state(self) -> list[dict[str, V]]:
+    def state(self) -> list[list[bytes]]:
         """Both generations, older first."""
-        return [self.old, self.young]
+        return [journal.written(half) for journal, half in zip(self._journals, (self.old, self.young), strict=True)]
 
-    def load(self, state: list[dict[str, V]]) -> None:
+    def load(self, state: list[list[bytes]]) -> None:
         """Take what `state` gave."""
-        self.old, self.young = state
+        self.old, self.young = (journal.read(half) for journal, half in zip(self._journals, state, strict=True))
 
 
 class Ids:

@@ -98,10 +98,9 @@ class Runs:
             self._desk.timers.at(known[4] * 1000, "run", job_run)
 
     def state(self) -> list[Any]:
-        """The table as plain data."""
-        return [self._running, self.ended_early.state(), self.sources]
+        """The table as plain data, but for what ended early."""
+        return [self._running, self.sources]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        self._running, ended_early, self.sources = state
-        self.ended_early.load(ended_early)
+        self._running, self.sources = state

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
-import pyarrow as pa
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
 from analytics.histories import Histories
+from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
 from analytics.panes import BUCKETS, MINUTE_MS, Panes
@@ -38,8 +38,6 @@ from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
 SNAPSHOT_VERSION: Final = 2
-_PACKED: Final = pa.Codec("zstd", compression_level=1)
-"""What a snapshot costs is its bytes, on their way into the recovery store at the end of every epoch."""
 
 LATENESS_MS: Final = 60_000
 """How long a minute of the aggregates stays open behind stream time."""
@@ -338,7 +336,22 @@ class Shard:
 
     def snapshot(self) -> bytes:
         """All that is remembered, as plain versioned bytes; the digest of the rulebook in force, never the rules."""
-        state = msgspec.msgpack.encode(
+        journals = {
+            "ids": self._ids.state(),
+            "ended_early": self._runs.ended_early.state(),
+            "histories": self._histories.state(),
+            "cases": self._cases.state(),
+        }
+        rest = {
+            "runs": self._runs.state(),
+            "findings": self._desk.findings.state(),
+            "durations": self._durations.state(),
+            "panes": self._panes.state(),
+            "open_minutes": sorted(self._open_minutes),
+            "turns": self._turns,
+            "bad_in_window": self._bad_in_window,
+        }
+        return msgspec.msgpack.encode(
             {
                 "v": SNAPSHOT_VERSION,
                 "shard": self.number,
@@ -346,19 +359,10 @@ class Shard:
                 "stream_ms": self.stream_ms,
                 "position": self.position,
                 "from_ms": self._from_ms,
-                "bad_in_window": self._bad_in_window,
-                "ids": self._ids.state(),
-                "runs": self._runs.state(),
-                "histories": self._histories.state(),
-                "cases": self._cases.state(),
-                "findings": self._desk.findings.state(),
-                "durations": self._durations.state(),
-                "panes": self._panes.state(),
-                "open_minutes": sorted(self._open_minutes),
-                "turns": self._turns,
+                "journals": journals,
+                "rest": packed(msgspec.msgpack.encode(rest)),
             }
         )
-        return packed(state)
 
     @classmethod
     def restore(cls, data: bytes, resolve: Callable[[str], Rulebook], *, most_bad: int = 500) -> Self:
@@ -367,20 +371,25 @@ class Shard:
         Raises:
             ConfigError: of a version that this release does not read, or its rulebook is not to be had.
         """
-        said = msgspec.msgpack.decode(unpacked(data))
+        try:
+            said = msgspec.msgpack.decode(data, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"a snapshot that this release does not read: {error}") from None
         if said.get("v") != SNAPSHOT_VERSION:
             raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {SNAPSHOT_VERSION}")
         shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])
         shard._desk.stream_ms, shard.position = said["stream_ms"], said["position"]
-        shard._bad_in_window, shard._turns = said["bad_in_window"], said["turns"]
-        shard._ids.load(said["ids"])
-        shard._runs.load(said["runs"])
-        shard._histories.load(said["histories"])
-        shard._cases.load(said["cases"])
-        shard._desk.findings.load(said["findings"])
-        shard._durations.load(said["durations"])
-        shard._panes = Panes.of(said["panes"])
-        shard._open_minutes = set(said["open_minutes"])
+        rest = msgspec.msgpack.decode(unpacked(said["rest"]))
+        shard._bad_in_window, shard._turns = rest["bad_in_window"], rest["turns"]
+        shard._ids.load(said["journals"]["ids"])
+        shard._runs.ended_early.load(said["journals"]["ended_early"])
+        shard._histories.load(said["journals"]["histories"])
+        shard._cases.load(said["journals"]["cases"])
+        shard._runs.load(rest["runs"])
+        shard._desk.findings.load(rest["findings"])
+        shard._durations.load(rest["durations"])
+        shard._panes = Panes.of(rest["panes"])
+        shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard
 
@@ -393,15 +402,3 @@ class Shard:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         for part in (self._runs, self._histories, self._cases):
             part.set_timers()
-
-
-def packed(state: bytes) -> bytes:
-    """A snapshot as it is handed over: the length of `state`, and `state` compressed."""
-    rest: bytes = _PACKED.compress(state, asbytes=True)
-    return len(state).to_bytes(8, "little") + rest
-
-
-def unpacked(data: bytes) -> bytes:
-    """The msgpack inside a snapshot."""
-    state: bytes = _PACKED.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True)
-    return state

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from analytics.journal import Journal
 from analytics.memory import Durations, Generations, Ids, Timers
 from analytics.panes import BUCKETS
 
@@ -53,6 +54,50 @@ def test_generations_come_back_from_their_state() -> None:
     other: Generations[int] = Generations(10)
     other.load(_again(memory.state()))
     assert (other.old, other.young) == ({"a": 1}, {"b": 2})
+
+
+def test_what_is_taken_out_of_either_generation_stays_out() -> None:
+    memory: Generations[int] = Generations(10)
+    memory.put("a", 1)
+    memory.put("b", 2)
+    memory.state()
+    memory.turn()
+    memory.put("a", 3)
+    assert memory.take("a") == [3, 1]
+    assert memory.take("a") == []
+    other: Generations[int] = Generations(10)
+    other.load(_again(memory.state()))
+    assert (other.old, other.young) == ({"b": 2}, {})
+
+
+def test_generations_come_back_whenever_their_state_was_taken(rng: random.Random) -> None:
+    memory: Generations[int] = Generations(1000)
+    for step in range(3000):
+        match rng.randrange(20):
+            case 0:
+                memory.take(str(rng.randrange(50)))
+            case 1 if step % 7 == 0:
+                memory.turn()
+            case 2:
+                chunks = memory.state()
+                other: Generations[int] = Generations(1000)
+                other.load(_again(chunks))
+                assert (other.old, other.young) == (memory.old, memory.young)
+                assert other.state() == chunks
+                memory = rng.choice([memory, other])
+            case _:
+                memory.put(str(rng.randrange(50)), step)
+
+
+def test_a_journal_is_written_anew_before_it_grows_without_end() -> None:
+    journal, items = Journal(), {"a": 0}
+    sizes = []
+    for step in range(3000):
+        items["a"] = step
+        journal.changed.append("a")
+        sizes.append(sum(map(len, journal.written(items))))
+    assert max(sizes[1500:]) <= 1.1 * max(sizes[:1500])
+    assert Journal().read(journal.written(items)) == {"a": 2999}
 
 
 def test_ids_come_back_from_their_state_whenever_it_was_taken(rng: random.Random) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from analytics import rulebook as rulebooks
-from analytics.shard import FUTURE_MS, Shard, TooManyRejectsError, packed, unpacked
+from analytics.shard import FUTURE_MS, Shard, TooManyRejectsError
 from models.records import columns, event_pb2, payload
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import ConfigError
@@ -212,9 +212,11 @@ def test_a_rulebook_decides_from_its_control_entry_on() -> None:
 
 def test_a_snapshot_of_another_version_or_without_its_rulebook_is_refused() -> None:
     snapshot = fresh().snapshot()
-    other = packed(msgspec.msgpack.encode({**msgspec.msgpack.decode(unpacked(snapshot)), "v": 99}))
+    other = msgspec.msgpack.encode({**msgspec.msgpack.decode(snapshot), "v": 99})
     with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 2"):
         Shard.restore(other, RESOLVE)
+    with pytest.raises(ConfigError, match="a snapshot that this release does not read"):
+        Shard.restore((100).to_bytes(8, "little") + b"packed", RESOLVE)
     with pytest.raises(ConfigError, match="no rulebook"):
         Shard.restore(fresh(rulebooks.compose()).snapshot(), RESOLVE)
 

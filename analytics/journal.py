@@ -1,0 +1,74 @@
+"""Journals: what a mapping holds, written down as it changes.
+
+A snapshot is taken at the end of every epoch, while nothing is read. Of what is remembered for minutes only a small
+part is new since the last one, so only that is encoded and compressed; the rest is bytes that stand already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, Final, TypeVar
+
+import msgspec
+import pyarrow as pa
+
+_CODEC: Final = pa.Codec("zstd", compression_level=1)
+_SPARE: Final = 1000
+"""How many entries more than twice those that count may be written down before all is written anew."""
+
+
+V = TypeVar("V")
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401 - whatever it is
+    return value
+
+
+class Journal:
+    """The journal of one mapping. Whoever changes a key of it, or takes it out, appends the key to `changed`."""
+
+    def __init__(self) -> None:
+        """Begin with nothing written."""
+        self.changed: list[str] = []
+        self._chunks: list[bytes] = []
+        self._entries = 0
+
+    def written(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> list[bytes]:
+        """`items` as chunks, of which those that were written before are the same bytes.
+
+        `plain` makes of a value what msgpack can carry.
+        """
+        if self._entries + len(self.changed) > 2 * len(items) + _SPARE:
+            self._chunks, self._entries, self.changed = [], 0, list(items)
+        if self.changed:
+            keys = dict.fromkeys(self.changed)
+            told = [[key, plain(items[key]) if key in items else None] for key in keys]
+            self._chunks.append(packed(msgspec.msgpack.encode(told)))
+            self._entries += len(keys)
+            self.changed = []
+        return list(self._chunks)
+
+    def read(self, chunks: list[bytes]) -> dict[str, Any]:
+        """Take what `written` gave; the items. A key that was taken out is not among them, so None can be no value."""
+        read = [msgspec.msgpack.decode(unpacked(chunk)) for chunk in chunks]
+        self._chunks, self._entries, self.changed = list(chunks), sum(map(len, read)), []
+        items: dict[str, Any] = {}
+        for key, value in chain.from_iterable(read):
+            if value is None:
+                items.pop(key, None)
+            else:
+                items[key] = value
+        return items
+
+
+def packed(plain: bytes) -> bytes:
+    """`plain` compressed, behind its length."""
+    rest: bytes = _CODEC.compress(plain, asbytes=True)
+    return len(plain).to_bytes(8, "little") + rest
+
+
+def unpacked(data: bytes) -> bytes:
+    """What `packed` was given."""
+    plain: bytes = _CODEC.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True)
+    return plain
