@@ -29,13 +29,12 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from benchmarks.rig import rig
+from benchmarks.rig import free_ports, rig
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.deliveries import LogRequest
 from connectors.platforms.asking import JobRun
 from connectors.postgres import migrate
 from connectors.redis_streams import LOG_REQUEST_FIELD, log_key, passed_key, requests_key
-from flows.embedded import free_port
 from models.records.entry import HEADER_BYTES
 from models.records.event import SHARDS, shard_of, uuid5_text
 from models.records.evidence import Reading
@@ -180,12 +179,15 @@ async def measure(rate: float, seconds: float, count: int, late_seconds: float, 
         async with serving(answer) as port:
             settings = Path(name) / "guard.toml"
             told = {"redis": servers.valkey.url, "postgres": database, "port": port, "instance": _INSTANCE}
-            settings.write_text(_SETTINGS.format(metrics=free_port(), **told))
+            settings.write_text(_SETTINGS.format(metrics=free_ports(count), **told))
             sent = Sent(client, rate, seconds)
             sent.remember_passes()
-            with readers(settings, count):
+            with readers(settings, count) as started:
                 await asyncio.sleep(8)  # until they have started
                 _, found = await asyncio.gather(sent.send(), evidence(client, round(rate * seconds)))
+                ended = [process.poll() for process in started if process.poll() is not None]
+    if ended:
+        raise SystemExit(f"a reader ended: {ended}")
     took = sorted(at - sent.due_ms[event] for event, (at, _) in found.items())
     cuts = statistics.quantiles(took, n=100)
     readings = [said["reading"] for _, said in found.values()]

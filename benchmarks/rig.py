@@ -98,7 +98,7 @@ def difference(after: dict[str, float], before: dict[str, float]) -> dict[str, f
 
 def environment(redis_url: str, database: str, recovery: Path, *, processes: int) -> dict[str, str]:
     """The environment of `python -m flows.worker`."""
-    ports = _free_ports(2 * processes)
+    ports = free_ports(2 * processes)
     return os.environ | {
         "GUARD_REDIS__URL": redis_url,
         "GUARD_POSTGRES__URL": database,
@@ -111,7 +111,7 @@ def environment(redis_url: str, database: str, recovery: Path, *, processes: int
     }
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of `count` loopback ports in a row that nothing listens on."""
     while True:
         first = free_port()

@@ -54,6 +54,10 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "receiver": Case("benchmarks.receiver_load --deliveries 30000", "benchmarks.receiver_load --deliveries 1000"),
     "logs": Case("benchmarks.log_speed", "benchmarks.log_speed --megabytes 2 --rounds 1 --growth 1"),
+    "log_reading": Case(
+        "benchmarks.log_reading --rate 50 --seconds 60 --readers 2",
+        "benchmarks.log_reading --rate 10 --seconds 5 --readers 1",
+    ),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",
