@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Final, NamedTuple
 
 from analytics.rows import Detail
@@ -28,23 +29,27 @@ class Causes:
     def __init__(self, catalogue: Catalogue) -> None:
         """Begin with nothing remembered."""
         self._catalogue: Final = catalogue
+        self._on = date.min
         self._known: dict[tuple[str, str, str | None, str | None, int | None], Cause] = {}
 
-    def of(self, detail: Detail) -> Cause:
-        """What `detail` is taken for."""
+    def of(self, detail: Detail, on: date) -> Cause:
+        """What `detail` is taken for on a day: signatures may be valid for some days only."""
         if detail.failure_excerpt:
-            return self._read(detail)
+            return self._read(detail, on)
+        if on != self._on:
+            self._known.clear()
+            self._on = on
         said = (detail.platform, detail.outcome, detail.failure_reason, detail.step, detail.failure_exit_code)
         known = self._known.get(said)
         if known is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            known = self._known[said] = self._read(detail)
+            known = self._known[said] = self._read(detail, on)
         return known
 
-    def _read(self, detail: Detail) -> Cause:
+    def _read(self, detail: Detail, on: date) -> Cause:
         reason, step, text = detail.failure_reason, detail.step, detail.failure_excerpt
-        match = self._catalogue.match(detail.platform, facts(detail), text)
+        match = self._catalogue.match(detail.platform, facts(detail), text, on=on)
         if match is None:
             return Cause((Diagnosis.NO_PATTERN if reason or step or text else Diagnosis.NO_TEXT).value)
         it = match.signature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Final
 
 from analytics.causes import Causes
@@ -14,6 +15,9 @@ from models.records.event import Outcome
 
 MOST_REMEMBERED: Final = 200_000
 """How many keys one generation of what is remembered for a while may hold."""
+
+
+_EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
 class Desk:
@@ -42,6 +46,11 @@ class Desk:
         looks = [due for d in self.by_absence if (due := d.due(start, None)) is not None]
         # The earliest that absence can mean anything; a longer usual duration only puts it off.
         self.first_look_ms: int | None = min(looks, default=None)
+
+    @property
+    def today(self) -> date:
+        """The day, UTC, in stream time."""
+        return date.fromordinal(_EPOCH + self.stream_ms // 86_400_000)
 
     def where(self, position: int, at_ms: int | None = None) -> Context:
         """Where the shard stands at the entry of `position`, or at `at_ms` if that is another time."""

@@ -104,7 +104,7 @@ class Cases:
     def _failed(self, case: Case, rows: Rows, i: int) -> None:
         """Explain one failed job and put it into its case and its history."""
         detail, desk, position = rows.details[i], self._desk, rows.positions[i]
-        cause = desk.causes.of(detail)
+        cause = desk.causes.of(detail, desk.today)
         job, known = _job(detail, cause, rows.job_keys[i], rows.at[i]), features_of(detail, cause)
         if desk.await_log_ms and (detail.job_id is not None or detail.job_name is not None):
             job.awaits_second = desk.timers.at(desk.stream_ms + desk.await_log_ms, "log", case.key)
@@ -126,17 +126,18 @@ class Cases:
         A job is explained by its log once; what comes for it again, as after a crash of the reader, changes nothing.
         """
         self.conclude()  # a job has its score before another takes its place
-        where, catalogue = self._desk.where(mark.position), self._desk.rulebook.catalogue
+        where, catalogue, today = self._desk.where(mark.position), self._desk.rulebook.catalogue, self._desk.today
         case = self._cases.get(evidence.case_key)
         name = case.place_of(evidence.event_id) if case is not None else None
         job = case.jobs[name] if case is not None and name is not None else None
         if case is None or name is None or job is None or job.told is None:
             if job is None or not job.explained:
-                about = LogRead(evidence, _case_of(evidence), prove(catalogue, "", (), evidence), mark.received_ms)
+                proof = prove(catalogue, "", (), evidence, on=today)
+                about = LogRead(evidence, _case_of(evidence), proof, mark.received_ms)
                 self.diagnoses.append(diagnosis_row(about, None, where))
             return
         told = job.told.with_exit_code(case.platform, evidence.exit_code)
-        proof = prove(catalogue, case.platform, told.facts, evidence)
+        proof = prove(catalogue, case.platform, told.facts, evidence, on=today)
         case.jobs[name] = new = _explained(job, proof.cause)
         known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
         self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))

@@ -6,6 +6,7 @@ that is new is taken, and where there is none the cause stays unknown, with the 
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -30,14 +31,16 @@ class Proof(NamedTuple):
     discarded: str | None = None  # the strongest signature, where it was passed over because of that
 
 
-def prove(catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidence: Evidence) -> Proof:
-    """The signature that explains a failure best, of all that is known of it."""
+def prove(
+    catalogue: Catalogue, platform: str, facts: tuple[str, ...], evidence: Evidence, *, on: date | None = None
+) -> Proof:
+    """The signature that explains a failure best, of all that is known of it; `on` as Catalogue.match has it."""
     lines = evidence.lines
-    match = catalogue.match(platform, facts, lines or None)
+    match = catalogue.match(platform, facts, lines or None, on=on)
     discarded = None
     if match is not None and evidence.compared and not _is_new(match, lines):
         new = [line for line in lines if line.new]
-        if (other := catalogue.match(platform, facts, new or None)) is None:
+        if (other := catalogue.match(platform, facts, new or None, on=on)) is None:
             return Proof(Cause(Diagnosis.NO_PATTERN.value), match, seen_passing=True, discarded=match.signature.name)
         discarded = match.signature.name
         match = other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -166,6 +167,17 @@ def test_where_run_and_job_are_one_its_log_is_waited_for_too() -> None:
     said = _play(log)
     assert [row.signature for row in said.diagnoses] == ["reset_by_peer"]
     assert [reason for _, _, reason in _decided(said)] == ["awaiting_log", "transient_cause"]
+
+
+@pytest.mark.parametrize(("days", "signature"), [(-1, None), (0, "reset_by_peer")])
+def test_a_signature_counts_on_the_days_for_which_it_is_valid(days: int, signature: str | None) -> None:
+    until = datetime.fromtimestamp(T0 / 1000, UTC).date() + timedelta(days=days)
+    short_lived = msgspec.structs.replace(SIGNATURES[0], valid_until=until)
+    rulebook = rulebooks.compose(policy={"await_log_seconds": 10}, signatures=(short_lived,))
+    log = Log()
+    log.evidence(_failed(log), T0 + 1, lines=[(7, "zq reset by peer from registry.example")])
+    said, _ = play(log.entries, fresh(rulebook, resolver(rulebook)), resolve=resolver(rulebook))
+    assert [row.signature for row in said.diagnoses] == [signature]
 
 
 def test_a_second_reading_changes_nothing() -> None:
