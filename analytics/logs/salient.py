@@ -27,6 +27,7 @@ _QUIET: Final = 0.6  # what is left to a line that says that all is well, or tha
 _KNOWN_SHARE: Final = 0.25  # of the excerpt, for lines that signatures know, wherever they stand
 _FILL_SHARE: Final = 0.05  # of the excerpt, kept back to close small gaps
 _GAP_LINES: Final = 2
+_TOGETHER_LINES: Final = 4
 _SMALL_BYTES: Final = 200  # where not even such a line has room the excerpt is full
 
 
@@ -53,15 +54,19 @@ def choose(page: Page, most_bytes: int) -> tuple[Indices, int | None]:
 
 
 def _known(page: Page, marked: Marked, room: int) -> set[int]:
-    """The lines that signatures know, as far as there is room: of those that begin alike the last, the latest first."""
+    """The lines that signatures know, as far as there is room: of those that begin alike the last, the latest first.
+
+    Those close to one go with it: a line may prove something only with another, or without it.
+    """
     lines = marked.having(Role.FOUND)[::-1]
     lasts = np.sort(np.unique(alike(page, lines), return_index=True)[1])
     known: set[int] = set()
     for line in lines[lasts].tolist():
-        room -= int(page.starts[line + 1] - page.starts[line])
+        close = set(lines[np.abs(lines - line) <= _TOGETHER_LINES].tolist()) - known
+        room -= sum(int(page.starts[each + 1] - page.starts[each]) for each in close)
         if room < 0:
             break
-        known.add(line)
+        known |= close
     return known
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from analytics.logs import analyse as module
 from analytics.logs.analyse import Analysis, Found
 from analytics.logs.normalise import normalise
+from analytics.logs.pages import starts_of
 from analytics.logs.passing import PassingIndexing
 from models.records.evidence import EXCERPT_BYTES, Evidence, Reading
 from tests.analytics.logs.cases import FOLDER, LOGS, found_in, told
@@ -278,3 +279,27 @@ def test_an_empty_log_is_nothing_and_no_error() -> None:
 def test_the_template_is_what_failures_of_one_kind_have_in_common() -> None:
     logs = [f"warming up\nerror: OutOfCheese: {n} pieces of {n + 7} left\nmake: *** [x] Error 2\n" for n in (1, 22)]
     assert {found_in(log.encode())["template"] for log in logs} == {"error: OutOfCheese:<*> pieces of<*> left"}
+
+
+def test_lines_that_signatures_know_close_to_one_another_are_kept_together() -> None:
+    log = "\n".join(
+        [
+            *(f"setting up {n}" for n in range(300)),
+            "found 13 vulnerabilities (5 low)",
+            "  run `npm audit fix` to fix them",
+            *(f"building {n}" for n in range(300)),
+            "found 4 vulnerabilities (1 low)",
+            "  run `npm audit fix` to fix them",
+            *(f"testing {n}" for n in range(300)),
+            "not ok 1 it adds",
+        ]
+    ).encode()
+
+    def find(block: bytes) -> list[int]:
+        words = (b"found ", b"  run `npm")
+        return [at for at in starts_of(block)[:-1].tolist() if block.startswith(words, at)]
+
+    analysis = Analysis(find=find)
+    analysis.feed(log)
+    kept = {line.number for line in analysis.finish()["lines"]}
+    assert {301, 302, 603, 604} <= kept
