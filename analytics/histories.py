@@ -167,12 +167,14 @@ class Histories:
                 if sees and desk.findings.stands(detector, key):
                     desk.timers.at(sees[0].at_ms + within_ms, "finding", key)
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._histories, _plain)
+        self.early.settle()
+
     def state(self) -> list[Any]:
         """All histories as plain data."""
-        return [
-            self._journal.written(self._histories, lambda known: [known.due_second, known.seen]),
-            self.early.state(),
-        ]
+        return [self._journal.written(self._histories, _plain), self.early.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
@@ -187,6 +189,10 @@ class Histories:
 
 def _nobody(_case_key: str, _position: int) -> None:
     """Hear of an overtaken case and do nothing."""
+
+
+def _plain(history: History) -> list[Any]:
+    return [history.due_second, history.seen]
 
 
 def _seen(values: list[Any]) -> Seen:

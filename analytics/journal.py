@@ -1,7 +1,8 @@
 """Journals: what a mapping holds, written down as it changes.
 
 A snapshot is taken at the end of every epoch, while nothing is read. Of what is remembered for minutes only a small
-part is new since the last one, so only that is encoded and compressed; the rest is bytes that stand already.
+part is new since the last one, so only that is encoded and compressed; the rest is bytes that stand already. Most of
+what is new is written down before, whenever enough of it has come together.
 """
 
 from __future__ import annotations
@@ -34,11 +35,8 @@ class Journal:
         self._chunks: list[bytes] = []
         self._entries = 0
 
-    def written(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> list[bytes]:
-        """`items` as chunks, of which those that were written before are the same bytes.
-
-        `plain` makes of a value what msgpack can carry.
-        """
+    def settle(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> None:
+        """Write down what changed of `items`; `plain` makes of a value what msgpack can carry."""
         if self._entries + len(self.changed) > 2 * len(items) + _SPARE:
             self._chunks, self._entries, self.changed = [], 0, list(items)
         if self.changed:
@@ -47,6 +45,10 @@ class Journal:
             self._chunks.append(packed(msgspec.msgpack.encode(told)))
             self._entries += len(keys)
             self.changed = []
+
+    def written(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> list[bytes]:
+        """All of `items` as chunks, of which those that were written before are the same bytes."""
+        self.settle(items, plain)
         return list(self._chunks)
 
     def read(self, chunks: list[bytes]) -> dict[str, Any]:

@@ -233,6 +233,11 @@ class Cases:
                 if job.awaits_second:
                     self._desk.timers.at(job.awaits_second * 1000, "log", case.key)
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._cases)
+        self.run_ends.settle()
+
     def state(self) -> list[Any]:
         """All cases as plain data."""
         return [self._journal.written(self._cases), self.run_ends.state(), self.retired.state()]

@@ -52,6 +52,11 @@ class Generations(Generic[V]):
         self.old, self.young = self.young, {}
         self._journals = (self._journals[1], Journal())
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        for journal, half in zip(self._journals, (self.old, self.young), strict=True):
+            journal.settle(half)
+
     def state(self) -> list[list[bytes]]:
         """Both generations, older first."""
         return [journal.written(half) for journal, half in zip(self._journals, (self.old, self.young), strict=True)]
@@ -83,18 +88,19 @@ class Ids:
 
     def turn(self) -> None:
         """Forget the older half."""
-        self._settle()
+        self.settle()
         self.old, self._old_blob = self.young, b"".join(self._young_blob)
         self.young, self._young_blob = set(), []
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Write down what came since."""
         if self.fresh:
             self._young_blob.append(bytes.fromhex("".join(self.fresh).replace("-", "")))
             self.fresh = []
 
     def state(self) -> list[bytes]:
         """Both generations as bytes, 16 an id, older first."""
-        self._settle()
+        self.settle()
         young = b"".join(self._young_blob)
         self._young_blob = [young]
         return [self._old_blob, young]

@@ -48,6 +48,8 @@ TURN_MS: Final = 300_000
 RETIRED_TURN_MS: Final = 24 * 3_600_000
 MOST_JOBS: Final = 500_000
 _SPANS: Final = (TURN_MS, RETIRED_TURN_MS)
+_SETTLED_ROWS: Final = 500
+"""After so many what changed is written down, so that the end of an epoch finds little left to do."""
 REJECT_WINDOW: Final = 1000
 """Of so many entries in a row, `most_bad` at the most may be unreadable."""
 
@@ -105,6 +107,7 @@ class Shard:
         self._panes = Panes()
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
+        self._unsettled = 0
         self._set_timers()
         self._begin()
 
@@ -156,6 +159,11 @@ class Shard:
         self._cases.conclude()
         self._add_to_panes(rows.count)
         self.position = max(self.position, batch.last)
+        self._unsettled += rows.count
+        if self._unsettled >= _SETTLED_ROWS:
+            self._unsettled = 0
+            for part in (self._ids, self._runs.ended_early, self._histories, self._cases):
+                part.settle()
         return self._said(ShardStats(rows.count, len(self._dropped), rows.late))
 
     def _said(self, stats: ShardStats) -> ShardOutput:
