@@ -44,6 +44,7 @@ class Job(msgspec.Struct, array_like=True):
     awaits_second: int = 0  # of stream time, until which its log is waited for; 0: it is not
     told: Told | None = None
     explained: bool = False  # by its log
+    labels_key: str = ""
 
     def view(self, *, in_deploy: bool, in_fork: bool, repeated: bool) -> FailedJob:
         """The job as the policy sees it; what is true of its run is true of it."""

@@ -7,18 +7,19 @@ raised: once all events are in, what stands does not depend on the order in whic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from analytics.detectors.detector import JOB, Detector, Finding
+from analytics.detectors.detector import Finding, Rule
 from analytics.memory import Generations
-from analytics.rows import SEPARATOR, split_job_run
+from analytics.rows import SEPARATOR
+from analytics.subjects import subject_of
 from models.records.event import uuid5_text
 from models.records.outputs import FindingRow, FindingState
 
 _MOST_EVENTS: Final = 32
+GONE: Final = "no longer holds"
 
 
 class Context(NamedTuple):
@@ -40,17 +41,6 @@ class Open:
     finding: Finding
 
 
-def subject_of(detector: Detector, key: str) -> tuple[str, str, str]:
-    """Instance, repository and the named parts of a history's key as JSON."""
-    if detector.by == JOB:
-        instance, repository, workflow, job_name = key.split(SEPARATOR, 3)
-        parts: dict[str, Any] = {"workflow": workflow or None, "job_name": job_name or None}
-    else:
-        instance, repository, pipeline_id, workflow_id, attempt, job_id = split_job_run(key)
-        parts = {"pipeline_id": pipeline_id, "workflow_id": workflow_id, "attempt": attempt, "job_id": job_id}
-    return instance, repository, msgspec.json.encode({"repository": repository, **parts}).decode()
-
-
 class Findings:
     """All findings of one shard that stand, and the last revision of those that stood lately."""
 
@@ -60,17 +50,17 @@ class Findings:
         self._cleared: Final[Generations[int]] = Generations(most)
         self.said: list[FindingRow] = []
 
-    def stands(self, detector: Detector, key: str) -> Open | None:
+    def stands(self, detector: Rule, key: str) -> Open | None:
         """The finding of `detector` on `key`, if one stands."""
         return self._open.get(_name(detector, key))
 
-    def answer(self, detector: Detector, key: str, finding: Finding | None, where: Context) -> None:
-        """Compare an answer with the last one and say what became of it."""
+    def answer(self, detector: Rule, key: str, finding: Finding | None, where: Context, why: str = GONE) -> None:
+        """Compare an answer with the last one and say what became of it; `why` what stood is cleared, if it is."""
         name = _name(detector, key)
         last = self._open.get(name)
         if finding is None:
             if last is not None:
-                self._clear(detector, key, last, "no longer holds", where)
+                self._clear(detector, key, last, why, where)
         elif last is None:
             self._raise(detector, key, finding, where)
         elif finding.first_ms < last.began_ms:
@@ -81,21 +71,21 @@ class Findings:
             last.finding = finding
             self._say(detector, key, last, FindingState.CHANGED, finding.message, where)
 
-    def _raise(self, detector: Detector, key: str, finding: Finding, where: Context) -> None:
+    def _raise(self, detector: Rule, key: str, finding: Finding, where: Context) -> None:
         name = _name(detector, key)
-        finding_id = uuid5_text("finding", name, finding.events[0])
+        finding_id = uuid5_text("finding", name, finding.events[0] if finding.events else str(finding.first_ms))
         before = self._cleared.get(finding_id)
         made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding)
         self._open[name] = made
         self._say(detector, key, made, FindingState.RAISED, finding.message, where)
 
-    def _clear(self, detector: Detector, key: str, last: Open, why: str, where: Context) -> None:
+    def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
         self._cleared.put(last.finding_id, last.revision)
         del self._open[_name(detector, key)]
         self._say(detector, key, last, FindingState.CLEARED, why, where)
 
-    def _say(self, detector: Detector, key: str, it: Open, state: FindingState, message: str, where: Context) -> None:
+    def _say(self, detector: Rule, key: str, it: Open, state: FindingState, message: str, where: Context) -> None:
         instance, repository, subject = subject_of(detector, key)
         self.said.append(
             FindingRow(
@@ -118,6 +108,14 @@ class Findings:
             )
         )
 
+    def withdraw(self, rules: Iterable[Rule], where: Context) -> None:
+        """Clear all that stands of `rules`: nobody asks them any more."""
+        by_name = {type(rule).__name__: rule for rule in rules}
+        for name, last in sorted(self._open.items()):
+            rule_name, key = name.split(SEPARATOR, 1)
+            if rule_name in by_name:
+                self._clear(by_name[rule_name], key, last, "its detector was turned off", where)
+
     def turn(self) -> None:
         """Forget the older half of the cleared."""
         self._cleared.turn()
@@ -136,5 +134,5 @@ class Findings:
         self._cleared.load(cleared)
 
 
-def _name(detector: Detector, key: str) -> str:
+def _name(detector: Rule, key: str) -> str:
     return f"{type(detector).__name__}{SEPARATOR}{key}"

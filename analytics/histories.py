@@ -1,4 +1,4 @@
-"""Histories: the recent events of each job, over which detectors judge."""
+"""Histories: the recent events of each job, signature or label, over which detectors judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from analytics.desk import MOST_REMEMBERED, Desk, visible
-from analytics.detectors.detector import Seen
+from analytics.detectors.detector import JOB, Detector, Field, History, Seen
+from analytics.findings import Context
 from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.rows import SEPARATOR, Rows, split_job_run
@@ -15,119 +16,250 @@ from models.records.event import FAILING, Outcome
 
 MOST_IN_HISTORY: Final = 64
 
-Passed: TypeAlias = tuple[int, str, str]
-"""A pass as it is remembered until its job fails, if it does: when, which event, which job run."""
+Passed: TypeAlias = tuple[int, str, str] | tuple[int, str, str, str | None]
+"""A pass as it is remembered until its job fails, if it does: when, which event, which job run; its commit if it was on
+the default branch."""
+_NEVER: Final = -1
+_ALWAYS: Final = 1 << 62
 
 
 @dataclass(slots=True)
-class History:
-    """The recent events of one job, oldest first, and the second of stream time at which they are looked through."""
+class Remembered:
+    """The recent events of one key, oldest first, and the second of stream time at which they are looked through."""
 
     due_second: int
     seen: list[Seen]
     failing: set[str | None] = field(default_factory=set)  # commits on which it failed
+    green_ms: int = _NEVER  # a pass on the default branch is news if it was before this
     repeated: dict[int, bool] = field(default_factory=dict)  # by event time, as long as nothing changes
 
     def changed(self) -> None:
         """Note what follows from `seen`, which is not what it was."""
         self.failing = {seen.commit_sha for seen in self.seen if seen.outcome in FAILING}
+        newest = next((seen for seen in reversed(self.seen) if seen.main), None)
+        self.green_ms = _NEVER if newest is None else newest.at_ms if newest.outcome is Outcome.PASSED else _ALWAYS
         self.repeated.clear()
 
 
 class Histories:
-    """The histories of all jobs that failed lately, and for a while what passed of the others."""
+    """The histories of one scope: all keys of which there were failures lately."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Begin with none. `overtaken` is told of cases of which an earlier event of their job came after them."""
+    def __init__(self, desk: Desk, by: tuple[Field, ...]) -> None:
+        """Begin with none. Its timers are of the kinds `history_due` and `finding_due`."""
         self._desk: Final = desk
-        self._histories: dict[str, History] = {}
+        self._by: Final = by
+        self._histories: dict[str, Remembered] = {}
         self._journal: Final = Journal()
-        self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
-        self.overtaken: Callable[[str, int], None] = _nobody
+        self.history_due: Final = f"history {by[-1]}"
+        self.finding_due: Final = f"finding {by[-1]}"
 
-    def passed(self, rows: Rows, i: int, job_run: str) -> None:
-        """Remember that a job passed: in its history if it failed on that commit, else for a while."""
-        key, commit = rows.job_keys[i], rows.commits[i]
-        known = self._histories.get(key)
-        if known is not None and commit in known.failing:
-            self.remember(key, _passed((rows.at[i], rows.ids[i], job_run), commit), rows.positions[i])
-            return
-        on_commit = f"{key}{SEPARATOR}{commit or ''}"
-        passed: Passed = (rows.at[i], rows.ids[i], job_run)
-        early = self.early.young.get(on_commit)
-        if early is None:
-            early = [passed]
-        else:
-            early.append(passed)
-            if len(early) > MOST_IN_HISTORY:
-                early.remove(min(early))
-        self.early.put(on_commit, early)
-
-    def remember(self, key: str, new: Seen, position: int) -> None:
-        """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
+    def remember(self, key: str, new: Seen, position: int) -> bool:
+        """Put `new` into the history of a key and ask the detectors; whether it was news, and not too old."""
         desk = self._desk
-        if new.at_ms <= desk.stream_ms - desk.kept_ms:
-            return
+        kept_ms = desk.scopes[self._by].kept_ms
+        if new.at_ms <= desk.stream_ms - kept_ms:
+            return False
         known = self._histories.get(key)
         if known is None:
-            due = desk.timers.at(desk.stream_ms + desk.kept_ms, "history", key)
-            known = self._histories[key] = History(due, [])
+            due = desk.timers.at(desk.stream_ms + kept_ms, self.history_due, key)
+            known = self._histories[key] = Remembered(due, [])
         elif new.id in [seen.id for seen in known.seen]:
-            return
-        history = known.seen
-        overtaken = bool(history) and new < history[-1]
-        history.append(new)
-        if new.outcome in FAILING:
-            history += self._passed_early(key, new.commit_sha)
-        history.sort()
-        full = len(history) > MOST_IN_HISTORY
-        del history[:-MOST_IN_HISTORY]
+            return False
+        known.seen.append(new)
+        self._take_in(key, known, new)
+        known.seen.sort()
+        full = len(known.seen) > MOST_IN_HISTORY
+        if full:
+            self._shorten(known.seen)
         known.changed()
         self._journal.changed.append(key)
-        self._judge(key, history, position, outcome=None if full else new.outcome)
-        if overtaken:
-            for case_key in sorted({s.case_key for s in history if s > new and s.case_key}):
-                self.overtaken(case_key, position)
+        self._judge(key, known.seen, position, outcome=None if full else new.outcome, event=new.id)
+        return True
 
-    def _passed_early(self, key: str, commit: str | None) -> list[Seen]:
-        """Take out what passed on `commit` before its failure was known."""
-        on_commit = f"{key}{SEPARATOR}{commit or ''}"
-        return [_passed(told, commit) for early in self.early.take(on_commit) for told in early]
+    def _take_in(self, key: str, known: Remembered, new: Seen) -> None:
+        """Add to a history what goes with `new`."""
+
+    def _shorten(self, seen: list[Seen]) -> None:
+        """Forget what is one too many; the oldest stays, and tells since when."""
+        del seen[1 : 1 + len(seen) - MOST_IN_HISTORY]
+
+    def find(self, key: str, event: str) -> Seen | None:
+        """The event of this id in the history of `key`."""
+        known = self._histories.get(key)
+        return None if known is None else next((seen for seen in known.seen if seen.id == event), None)
+
+    def explain(self, key: str, event: str, signature: str | None, category: str | None, position: int) -> None:
+        """Note what a failure that stands in the history of `key` is explained by now."""
+        known = self._histories.get(key)
+        if known is None:
+            return
+        for i, seen in enumerate(known.seen):
+            if seen.id == event and (seen.signature, seen.category) != (signature, category):
+                known.seen[i] = seen._replace(signature=signature, category=category)
+                self._journal.changed.append(key)
+                self._judge(key, known.seen, position, outcome=seen.outcome, event=event)
+                return
+
+    def drop(self, key: str, event: str, position: int) -> None:
+        """Take an event out of the history of `key`: it belongs to another one."""
+        known = self._histories.get(key)
+        if known is None or event not in [seen.id for seen in known.seen]:
+            return
+        known.seen[:] = [seen for seen in known.seen if seen.id != event]
+        known.changed()
+        self._journal.changed.append(key)
+        self._judge(key, known.seen, position, event=event)
 
     def _judge(
-        self, key: str, history: list[Seen], position: int, *, outcome: Outcome | None = None, at_ms: int | None = None
+        self,
+        key: str,
+        history: Sequence[Seen],
+        position: int,
+        *,
+        outcome: Outcome | None = None,
+        at_ms: int | None = None,
+        event: str | None = None,
     ) -> None:
-        """Ask the detectors that see `outcome` about `history`.
+        """Ask the detectors that see `outcome` about `history`, because of `event`.
 
         At a tick (`at_ms`) all of them are asked, and time alone can only take a finding away.
         """
         desk = self._desk
         where = desk.where(position, at_ms)
-        for detector, within_ms in desk.by_job:
+        since = desk.known_since(key)
+        for detector, within_ms in desk.scopes[self._by].rules:
             if outcome is not None and outcome not in detector.sees:
                 continue
-            sees = visible(detector, history, where.at_ms - within_ms)
-            answer = detector.judge(sees, where.at_ms) if sees else None
+            sees = visible(detector, history, where.at_ms - within_ms, since)
+            answer = desk.asking.judge(detector, key, sees, where, event) if sees else None
             if answer is None or at_ms is None:
-                desk.findings.answer(detector, key, answer, where)
+                desk.answer(detector, key, answer, sees, where, event)
             if answer is not None:
-                desk.timers.at(sees[0].at_ms + within_ms, "finding", key)
+                self._look_again(detector, key, sees, within_ms, where)
+
+    def _look_again(self, detector: Detector, key: str, sees: History, within_ms: int, where: Context) -> None:
+        """Ask again when time may have taken away what was found."""
+        desk = self._desk
+        until = desk.asking.ask(detector, key, where, detector.until, sees)
+        desk.timers.at(min(sees[0].at_ms + within_ms, until or _ALWAYS), self.finding_due, key)
 
     def recheck(self, key: str, second: int, position: int) -> None:
         """See whether what was found still holds now that time has passed."""
         known = self._histories.get(key)
         self._judge(key, known.seen if known else [], position, at_ms=second * 1000)
 
-    def forget(self, key: str, second: int) -> None:
+    def forget(self, key: str, second: int, _position: int) -> None:
         """Let go of what no detector sees any more."""
-        known = self._histories[key]
-        known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - self._desk.kept_ms]
+        known = self._histories.get(key)
+        if known is None or known.due_second != second:
+            return
+        kept_ms = self._desk.scopes[self._by].kept_ms
+        known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - kept_ms]
         known.changed()
         self._journal.changed.append(key)
         if known.seen:
-            known.due_second = self._desk.timers.at(known.seen[-1].at_ms + self._desk.kept_ms, "history", key)
+            known.due_second = self._desk.timers.at(known.seen[-1].at_ms + kept_ms, self.history_due, key)
         else:
             del self._histories[key]
+
+    def judge_anew(self, position: int) -> None:
+        """Let new rules speak on what stands; they raise findings at the next event only."""
+        for key, known in self._histories.items():
+            known.repeated.clear()
+            if any(self._desk.findings.stands(d, key) for d, _ in self._desk.scopes[self._by].rules):
+                self._judge(key, known.seen, position, at_ms=self._desk.stream_ms)
+
+    def set_timers(self) -> None:
+        """Make due again what the histories say is due."""
+        desk = self._desk
+        looked_at = desk.stream_ms // 1000 * 1000  # the last second that was
+        for key, known in self._histories.items():
+            desk.timers.at(known.due_second * 1000, self.history_due, key)
+            for detector, within_ms in desk.scopes[self._by].rules:
+                sees = visible(detector, known.seen, looked_at - within_ms)
+                if sees and desk.findings.stands(detector, key):
+                    self._look_again(detector, key, sees, within_ms, desk.where(0, looked_at))
+
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._histories, _plain)
+
+    def state(self) -> list[Any]:
+        """All histories as plain data."""
+        return [self._journal.written(self._histories, _plain)]
+
+    def load(self, state: list[Any]) -> None:
+        """Take what `state` gave."""
+        for key, (due, seen) in self._journal.read(state[0]).items():
+            known = self._histories[key] = Remembered(due, [_seen(s) for s in seen])
+            known.changed()
+
+
+class JobHistories(Histories):
+    """The histories of all jobs that failed lately, and for a while what passed of the others."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Begin with none. `overtaken` is told of cases of which an earlier event of their job came after them."""
+        super().__init__(desk, JOB)
+        self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
+        self.overtaken: Callable[[str, int], None] = _nobody
+
+    def passed(self, rows: Rows, i: int, job_run: str) -> None:
+        """Remember that a job passed: in its history if that is news there, else for a while."""
+        key, commit, at, main = rows.job_keys[i], rows.commits[i], rows.at[i], rows.mains[i]
+        known = self._histories.get(key)
+        if known is not None and (commit in known.failing or (main and at < known.green_ms)):
+            self.remember(key, _passed((at, rows.ids[i], job_run), commit, main=main), rows.positions[i])
+            return
+        passed: Passed = (at, rows.ids[i], job_run, commit) if main else (at, rows.ids[i], job_run)
+        name = _on_main(key) if main else _on_commit(key, commit)
+        early = self.early.young.get(name)
+        if early is None:
+            early = [passed]
+        else:
+            early.append(passed)
+            if len(early) > MOST_IN_HISTORY:
+                early.remove(min(early))
+        self.early.put(name, early)
+
+    def remember(self, key: str, new: Seen, position: int) -> bool:
+        """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
+        if not super().remember(key, new, position):
+            return False
+        seen = self._histories[key].seen
+        if new < seen[-1]:
+            for case_key in sorted({s.case_key for s in seen if s > new and s.case_key}):
+                self.overtaken(case_key, position)
+        return True
+
+    def _take_in(self, key: str, known: Remembered, new: Seen) -> None:
+        """Add what passed before its failure was known: on the same commit, and the first on the default branch."""
+        if new.outcome not in FAILING:
+            return
+        there = {seen.id for seen in known.seen}
+        passes = [
+            _passed(told, new.commit_sha)
+            for early in self.early.take(_on_commit(key, new.commit_sha))
+            for told in early
+        ]
+        name = _on_main(key)
+        main = [
+            _passed(told, told[3], main=True)
+            for half in (self.early.young, self.early.old)
+            for told in half.get(name, ())
+            if len(told) > 3  # noqa: PLR2004 - with a commit
+        ]
+        passes += [seen for seen in main if seen.commit_sha == new.commit_sha]
+        if new.main:
+            passes += [min(after)] if (after := [seen for seen in main if seen > new]) else []
+        for seen in passes:
+            if seen.id not in there:
+                there.add(seen.id)
+                known.seen.append(seen)
+
+    def _shorten(self, seen: list[Seen]) -> None:
+        """Forget what is oldest."""
+        del seen[:-MOST_IN_HISTORY]
 
     def is_repeated(self, job_key: str, at_ms: int) -> bool:
         """Whether a job had failed again and again by `at_ms`."""
@@ -146,66 +278,50 @@ class Histories:
                 return True
         return False
 
-    def judge_anew(self, position: int) -> None:
-        """Let new rules speak on what stands; they raise findings at the next event only."""
-        for key, history in self._histories.items():
-            history.repeated.clear()
-            if self._stands(key):
-                self._judge(key, history.seen, position, at_ms=self._desk.stream_ms)
-
-    def _stands(self, key: str) -> bool:
-        return any(self._desk.findings.stands(detector, key) for detector, _ in self._desk.by_job)
-
-    def set_timers(self) -> None:
-        """Make due again what the histories say is due."""
-        desk = self._desk
-        looked_at = desk.stream_ms // 1000 * 1000  # the last second that was
-        for key, known in self._histories.items():
-            desk.timers.at(known.due_second * 1000, "history", key)
-            for detector, within_ms in desk.by_job:
-                sees = visible(detector, known.seen, looked_at - within_ms)
-                if sees and desk.findings.stands(detector, key):
-                    desk.timers.at(sees[0].at_ms + within_ms, "finding", key)
-
     def settle(self) -> None:
         """Write down what changed."""
-        self._journal.settle(self._histories, _plain)
+        super().settle()
         self.early.settle()
 
     def state(self) -> list[Any]:
         """All histories as plain data."""
-        return [self._journal.written(self._histories, _plain), self.early.state()]
+        return [*super().state(), self.early.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        histories, early = state
-        for key, (due, seen) in self._journal.read(histories).items():
-            history = self._histories[key] = History(due, [_seen(s) for s in seen])
-            history.changed()
-        self.early.load(early)
+        super().load(state)
+        self.early.load(state[1])
         for half in (self.early.young, self.early.old):
-            half.update({on_commit: [_told(told) for told in passed] for on_commit, passed in half.items()})
+            half.update({name: [_told(told) for told in passed] for name, passed in half.items()})
 
 
 def _nobody(_case_key: str, _position: int) -> None:
     """Hear of an overtaken case and do nothing."""
 
 
-def _plain(history: History) -> list[Any]:
-    return [history.due_second, history.seen]
+def _on_commit(key: str, commit: str | None) -> str:
+    return f"{key}{SEPARATOR}{commit or ''}"
+
+
+def _on_main(key: str) -> str:
+    return f"{key}{SEPARATOR}{SEPARATOR}"
+
+
+def _plain(known: Remembered) -> list[Any]:
+    return [known.due_second, known.seen]
 
 
 def _seen(values: list[Any]) -> Seen:
-    at, event, outcome, commit, pipeline, attempt, case = values
-    return Seen(at, event, Outcome(outcome), commit, pipeline, attempt, case)
+    at, event, outcome, *rest = values
+    return Seen(at, event, Outcome(outcome), *rest)
 
 
 def _told(values: Sequence[Any]) -> Passed:
-    at, event, job_run = values
-    return at, event, job_run
+    at, event, job_run, *commit = values
+    return (at, event, job_run, commit[0]) if commit else (at, event, job_run)
 
 
-def _passed(told: Passed, commit: str | None) -> Seen:
-    at, event, job_run = told
+def _passed(told: Passed, commit: str | None, *, main: bool = False) -> Seen:
+    at, event, job_run = told[:3]
     _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
-    return Seen(at, event, Outcome.PASSED, commit, pipeline_id, attempt)
+    return Seen(at, event, Outcome.PASSED, commit, pipeline_id, attempt, main=main)

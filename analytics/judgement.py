@@ -10,13 +10,13 @@ from analytics.case_rows import Failed, LogRead, Touch, Unscored, decision_row, 
 from analytics.cases import Case, Job, Told
 from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
-from analytics.detectors.detector import Seen
-from analytics.histories import Histories
+from analytics.detectors.detector import JOB, Seen
 from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob, decide
 from analytics.proof import prove
 from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Detail, Rows, case_key_of
+from analytics.scopes import Place, Scopes
 from models.records.columns import Mark
 from models.records.event import Outcome, case_id
 from models.records.evidence import Evidence
@@ -33,11 +33,11 @@ apart are decided on without each other, so it must be longer than a job usually
 class Cases:
     """The cases of one shard, and what a batch makes it say about them."""
 
-    def __init__(self, desk: Desk, histories: Histories) -> None:
+    def __init__(self, desk: Desk, scopes: Scopes) -> None:
         """Begin with none."""
         self._desk: Final = desk
-        self._histories: Final = histories
-        histories.overtaken = self._overtaken
+        self._scopes: Final = scopes
+        scopes.jobs.overtaken = self._overtaken
         self._cases: dict[str, Case] = {}
         self._journal: Final = Journal()
         self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
@@ -105,7 +105,8 @@ class Cases:
         """Explain one failed job and put it into its case and its history."""
         detail, desk, position = rows.details[i], self._desk, rows.positions[i]
         cause = desk.causes.of(detail, desk.today)
-        job, known = _job(detail, cause, rows.job_keys[i], rows.at[i]), features_of(detail, cause)
+        place = Place(rows.job_keys[i], rows.label_keys[i])
+        job, known = _job(detail, cause, place, rows.at[i]), features_of(detail, cause)
         if desk.await_log_ms and (detail.job_id is not None or detail.job_name is not None):
             job.awaits_second = desk.timers.at(desk.stream_ms + desk.await_log_ms, "log", case.key)
             job.told = Told(facts(detail), known)
@@ -113,12 +114,24 @@ class Cases:
         before = case.jobs.get(name)
         if before is None or (before.at_ms, before.failure_id) < (job.at_ms, job.failure_id):
             case.jobs[name] = job
-        late = job.at_ms <= desk.stream_ms - desk.kept_ms
+        late = job.at_ms <= desk.stream_ms - desk.scopes[JOB].kept_ms
         self._unscored.append(Unscored(Failed(detail, case.case_id, cause, late), job, desk.where(position), known))
         if detail.job_name is not None:
             outcome, commit = OUTCOMES[rows.outcomes[i]], detail.commit_sha
-            seen = Seen(job.at_ms, job.failure_id, outcome, commit, case.pipeline_id, case.attempt, case.key)
-            self._histories.remember(job.job_key, seen, position)
+            seen = Seen(
+                job.at_ms,
+                job.failure_id,
+                outcome,
+                commit,
+                case.pipeline_id,
+                case.attempt,
+                case.key,
+                rows.mains[i],
+                cause.signature,
+                cause.category,
+                detail.runner,
+            )
+            self._scopes.failed(place, seen, position)
 
     def evidence(self, evidence: Evidence, mark: Mark) -> None:
         """Explain a failure anew by what its log showed, and decide on its case again.
@@ -139,6 +152,8 @@ class Cases:
         told = job.told.with_exit_code(case.platform, evidence.exit_code)
         proof = prove(catalogue, case.platform, told.facts, evidence, on=today)
         case.jobs[name] = new = _explained(job, proof.cause)
+        place, cause = Place(job.job_key, job.labels_key), (proof.cause.signature, proof.cause.category)
+        self._scopes.explained(place, job.failure_id, job.signature, cause, mark.position)
         known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
         self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))
         self._touch(case, mark.received_ms, mark.position)
@@ -156,7 +171,7 @@ class Cases:
 
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
-        desk, repeated = self._desk, self._histories.is_repeated
+        desk, repeated = self._desk, self._scopes.jobs.is_repeated
         self._journal.changed.append(case.key)
         wait = RUN_PATIENCE_MS if case.ended is None and not case.given_up else CASE_KEPT_MS
         case.due_second = desk.timers.at(desk.stream_ms + wait, "case", case.key)
@@ -250,11 +265,11 @@ class Cases:
         self.retired.load(retired)
 
 
-def _job(detail: Detail, cause: Cause, job_key: str, at_ms: int) -> Job:
+def _job(detail: Detail, cause: Cause, place: Place, at_ms: int) -> Job:
     return Job(
         detail.id,
         detail.job_id,
-        job_key,
+        place.job,
         at_ms,
         cause.signature,
         bool(cause.transient),
@@ -263,6 +278,7 @@ def _job(detail: Detail, cause: Cause, job_key: str, at_ms: int) -> Job:
         bool(detail.is_fork),
         bool(detail.allow_failure),
         detail.native_retries or 0,
+        labels_key=place.labels,
     )
 
 

@@ -119,6 +119,40 @@ def _ids(blob: bytes) -> Iterator[str]:
         yield f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}"
 
 
+class Firsts:
+    """The earliest time at which each key was heard of."""
+
+    def __init__(self, most: int) -> None:
+        """Remember at most `most` keys; the one that came first is forgotten first."""
+        self._most: Final = most
+        self._at_ms: dict[str, int] = {}
+        self._journal: Final = Journal()
+
+    def hear(self, key: str, at_ms: int) -> None:
+        """Note that `key` was heard of."""
+        known = self._at_ms.get(key)
+        if known is not None and known <= at_ms:
+            return
+        if known is None and len(self._at_ms) >= self._most:
+            first = next(iter(self._at_ms))
+            del self._at_ms[first]
+            self._journal.changed.append(first)
+        self._at_ms[key] = at_ms
+        self._journal.changed.append(key)
+
+    def get(self, key: str) -> int:
+        """When `key` was first heard of; 0 if it never was."""
+        return self._at_ms.get(key, 0)
+
+    def state(self) -> list[bytes]:
+        """All of them."""
+        return self._journal.written(self._at_ms)
+
+    def load(self, state: list[bytes]) -> None:
+        """Take what `state` gave."""
+        self._at_ms = self._journal.read(state)
+
+
 class Timers:
     """What is due at which second of stream time. Due things come in order of second, then name."""
 

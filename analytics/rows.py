@@ -37,7 +37,8 @@ _RUN_CODES: Final = np.array([_RUN.get(o, OTHER) for o in Outcome], np.int8)
 OUTCOMES: Final = tuple(Outcome)
 """What the numbers in `Rows.outcomes` stand for."""
 _RUNNING: Final = list(Outcome).index(Outcome.RUNNING)
-_MAX_DURATION_MS: Final = 366 * 24 * 3_600_000
+TEN_MINUTES_MS: Final = 600_000
+MAX_DURATION_MS: Final = 366 * 24 * 3_600_000
 """What claims to have run for longer tells no duration: the sum of a minute stays far from 64 bits."""
 _COUNTED: Final = (JOB_PASSED, JOB_ENDED, JOB_FAILED)
 
@@ -84,6 +85,7 @@ class Detail(NamedTuple):
     failure_reason: str | None
     failure_exit_code: int | None
     failure_excerpt: str | None
+    runner: str | None
 
 
 class Rows:
@@ -107,6 +109,10 @@ class Rows:
         self.ids: Final[list[str]] = events.column("id").to_pylist()
         self.commits: Final[list[str | None]] = events.column("commit_sha").to_pylist()
         self.instances: Final[list[str]] = events.column("instance").to_pylist()
+        main = _on_main(events)
+        self.mains: Final[list[bool]] = main.tolist()
+        labels = pc.fill_null(pc.binary_join(events.column("runner_labels"), ","), "")
+        self.label_keys: Final[list[str]] = _joined(events, "instance", "repository", labels).to_pylist()
         jobs = _joined(events, "instance", "repository", "workflow", "job_name")
         self.job_keys: Final[list[str]] = jobs.to_pylist()
         attempt = events.column("attempt").cast(pa.string())
@@ -119,12 +125,34 @@ class Rows:
         self.codes: Final[list[int]] = codes.tolist()
         self.outcomes: Final[list[int]] = outcome.tolist()
         self.details: Final = _details(events, np.flatnonzero((codes == JOB_FAILED) | (codes == RUN_FAILED)))
+        self._told = {
+            "platform": events.column("platform"),
+            "key": jobs,
+            "attempt": events.column("attempt"),
+            "duration_ms": events.column("duration_ms"),
+            "queued_ms": events.column("queued_ms"),
+            "at": at,
+            "stream": stream,
+            "code": codes,
+            "main": main,
+        }
+        self.ten_minutes: Final[list[int]] = np.unique(np.concatenate((at, stream)) // TEN_MINUTES_MS).tolist()
         self._panes = _pane_columns(
             events, jobs, at=at, stream=stream, codes=codes, running=outcome == _RUNNING, lateness_ms=lateness_ms
         )
         self._counts: Final[npt.NDArray[np.bool_]] = self._panes.pop("counts")
         self.minutes: Final[list[int]] = np.unique(self._panes["minute"]).tolist()
         self.late: Final = int(self._panes["late"].sum())
+
+    def told(self, first: int, end: int, dropped: list[int]) -> pa.Table:
+        """Rows `first` to `end` for the profiles, without those `dropped`."""
+        part = pa.table({name: column[first:end] for name, column in self._told.items()})
+        gone = [row - first for row in dropped if first <= row < end]
+        if not gone:
+            return part
+        keep = np.ones(end - first, np.bool_)
+        keep[gone] = False
+        return part.filter(pa.array(keep))
 
     def pane_columns(self, first: int, end: int, dropped: list[int]) -> dict[str, pa.Array | Ints]:
         """Columns for the panes of rows `first` to `end`, without those `dropped` and those that count nothing."""
@@ -142,6 +170,17 @@ def _details(events: pa.RecordBatch, rows: Ints) -> dict[int, Detail]:
     told = events.select(Detail._fields).take(pa.array(rows))
     columns = [column.to_pylist() for column in told.columns]
     return dict(zip(rows.tolist(), map(Detail._make, zip(*columns, strict=True)), strict=True))
+
+
+_MAINS: Final = pa.array(["main", "master", "trunk"])
+
+
+def _on_main(events: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Whether each row is on the default branch; where the platform does not say, its name does, but not in a fork."""
+    own = pc.invert(pc.fill_null(events.column("is_fork"), False))
+    named = pc.and_(pc.is_in(events.column("branch"), _MAINS), own)
+    main: npt.NDArray[np.bool_] = pc.coalesce(events.column("is_default_branch"), named).to_numpy(zero_copy_only=False)
+    return main.astype(np.bool_)
 
 
 def _ints(events: pa.RecordBatch, name: str) -> Ints:
@@ -174,7 +213,7 @@ def _pane_columns(
     duration = np.array(pc.fill_null(events.column("duration_ms"), -1), np.int64)
     failed = ended & (codes == JOB_FAILED)
     counted = ended & in_time
-    known = counted & (duration >= 0) & (duration <= _MAX_DURATION_MS)
+    known = counted & (duration >= 0) & (duration <= MAX_DURATION_MS)
     return {
         "minute": np.where(late, stream // MINUTE_MS, minute),
         "platform": events.column("platform"),

@@ -8,13 +8,13 @@ replay decides what was decided.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 
-from analytics.detectors.detector import Detector, configured
+from analytics.detectors.detector import Rule, configured
 from analytics.policy.decide import Policy
 from analytics.signatures.catalogue import Catalogue, Signature, from_mapping, shipped
 from models.records.errors import ConfigError
@@ -27,23 +27,26 @@ VERSION: Final = 1
 class Rulebook:
     """One immutable set of rules, compiled on first use."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        """Read and check `body`, the document as JSON values.
+    def __init__(self, body: Mapping[str, Any], *, also: Sequence[type[Rule]] = ()) -> None:
+        """Read and check `body`, the document as JSON values; `also` are the detectors that its key "also" names.
 
         Raises:
-            ConfigError: naming the key that is wrong.
+            ConfigError: naming the key that is wrong, or a detector that is wanted.
         """
-        unknown = sorted(set(body) - {"version", "detectors", "signatures", "policy", "scorer"})
+        unknown = sorted(set(body) - {"version", "detectors", "signatures", "policy", "scorer", "also"})
         if unknown:
             raise ConfigError(f"rulebook: no such key {unknown[0]!r}")
         if body.get("version") != VERSION:
             raise ConfigError(f"rulebook.version: {body.get('version')!r} is not read here, {VERSION} is")
-        for name in ("detectors", "signatures", "policy", "scorer"):
+        missing = sorted(set(body.get("also", {})) - {cls.__name__ for cls in also})
+        if missing:
+            raise ConfigError(f"rulebook.also.{missing[0]}: this detector is not here")
+        for name in ("detectors", "signatures", "policy", "scorer", "also"):
             if not isinstance(body.get(name, {}), Mapping):
                 raise ConfigError(f"rulebook.{name}: expected a table")
         self.body: Final[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(body))
         self.digest: Final = hashlib.sha256(msgspec.json.encode(self.body, order="sorted")).hexdigest()
-        self.detectors: Final[tuple[Detector, ...]] = configured(body.get("detectors", {}))
+        self.detectors: Final[tuple[Rule, ...]] = configured(body.get("detectors", {}), also=also)
         try:
             self.policy: Final = msgspec.convert(body.get("policy", {}), Policy)
         except msgspec.ValidationError as error:
@@ -70,21 +73,26 @@ def compose(
     policy: Mapping[str, Any] | None = None,
     signatures: tuple[Signature, ...] = (),
     scorer: Mapping[str, Any] | None = None,
+    also: Mapping[type[Rule], str] | None = None,
 ) -> Rulebook:
     """The shipped rulebook with the operator's changes; a signature of a shipped name replaces it.
+
+    `also` are detectors beside the shipped ones, each with the digest of its source.
 
     Raises:
         ConfigError: naming the key that is wrong.
     """
     chosen = {s.name: s for s in (*shipped(), *signatures)}
-    body = {
+    body: dict[str, Any] = {
         "version": VERSION,
         "detectors": dict(detectors or {}),
         "policy": dict(policy or {}),
         "signatures": {name: _entry(signature) for name, signature in sorted(chosen.items())},
         "scorer": dict(scorer) if scorer is not None else shipped_artefact(),
     }
-    rulebook = Rulebook(body)
+    if also:
+        body["also"] = {cls.__name__: digest for cls, digest in also.items()}
+    rulebook = Rulebook(body, also=tuple(also or ()))
     Catalogue(signatures).check()  # a pattern that does not compile is to be found now; the shipped ones do
     rulebook.catalogue  # noqa: B018 - and a name that stands there twice
     rulebook.scorer  # noqa: B018 - and weights that cannot be read

@@ -1,21 +1,20 @@
-"""The run table: which jobs are running, and what is found because one does not end."""
+"""The run table: which jobs wait and run, and what is found because one does not start or end."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from analytics.desk import MOST_REMEMBERED, Desk
-from analytics.detectors.detector import Seen
+from analytics.detectors.detector import History, Seen
 from analytics.memory import Durations, Generations
 from analytics.panes import MINUTE_MS
-from analytics.rows import OUTCOMES, split_job_run
+from analytics.queues import Queues
+from analytics.rows import OUTCOMES, Rows, split_job_run
 from models.records.event import Outcome
 
 _WORDS: Final = tuple(outcome.value for outcome in OUTCOMES)
 _QUEUED: Final = Outcome.QUEUED.value
 _RUNNING: Final = Outcome.RUNNING.value
-TRUST_MS: Final = 3_600_000
-"""A source that delivered nothing for so long is not known to deliver, and absence proves nothing."""
 
 
 class Runs:
@@ -25,37 +24,45 @@ class Runs:
         """Begin with none running."""
         self._desk: Final = desk
         self._durations: Final = durations
-        # job run -> [at_ms, id, job key, outcome, due second, raised, both queued and running seen]
+        # job run -> [at_ms, id, job key, outcome, due second, raised, both queued and running seen, labels key]
         self._running: dict[str, list[Any]] = {}
         self.ended_early: Final[Generations[bool]] = Generations(MOST_REMEMBERED)
-        self.sources: dict[str, int] = {}  # instance -> stream time of its last event
+        self.queues: Final = Queues(desk)
 
     def ended(self, job_run: str, position: int) -> None:
         """Strike out a job that has ended, in whatever way."""
         known = self._running.pop(job_run, None)
         if known is None or not known[6]:
             self.ended_early.put(job_run, True)
-        if known is not None and known[5]:
+        if known is None:
+            return
+        if known[3] == _QUEUED:
+            self.queues.left(known[7], job_run, position)
+        if known[5]:
             self._absent_no_more(job_run, position)
 
-    def started(self, job_run: str, at: int, event: str, job_key: str, outcome: int, position: int) -> None:
+    def started(self, rows: Rows, i: int, job_run: str, at: int, event: str) -> None:
         """Enter a job that was queued or has begun, and look again when it should have ended."""
         desk, early = self._desk, self.ended_early
         if desk.first_look_ms is None or job_run in early.young or job_run in early.old:
             return
         if at <= desk.stream_ms - desk.absent_ms:
             return
-        word, both = _WORDS[outcome], False
+        word, both, labels = _WORDS[rows.outcomes[i]], False, rows.label_keys[i]
         known = self._running.get(job_run)
         if known is not None:
             both = known[6] = known[6] or known[3] != word
             if word == _QUEUED or known[3] == _RUNNING:
                 return
             if known[5]:
-                self._absent_no_more(job_run, position)
+                self._absent_no_more(job_run, rows.positions[i])
         look = at + desk.first_look_ms
         due = desk.timers.at(max(desk.stream_ms, look), "run", job_run)
-        self._running[job_run] = [at, event, job_key, word, due, False, both]
+        self._running[job_run] = [at, event, rows.job_keys[i], word, due, False, both, labels]
+        if word == _QUEUED:
+            self.queues.joined(labels, job_run, at, event)
+        else:
+            self.queues.let_in(labels if known is None else known[7], job_run, at, event, rows.positions[i])
 
     def look(self, job_run: str, second: int, position: int) -> None:
         """Judge a job run that should have ended by now."""
@@ -66,41 +73,56 @@ class Runs:
         desk, now = self._desk, second * 1000
         instance, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
         if now - at >= desk.absent_ms:
-            del self._running[job_run]
-            self._absent_no_more(job_run, position)
+            self._given_up(job_run, position)
             return
-        if self.sources.get(instance, 0) <= now - TRUST_MS:
+        if not desk.delivers(instance, now):
             known[4] = desk.timers.at(now + MINUTE_MS, "run", job_run)
             return
-        history = (Seen(at, event, Outcome(outcome), None, pipeline_id, attempt),)
+        history = History([Seen(at, event, Outcome(outcome), None, pipeline_id, attempt)])
         usual = self._durations.usual_ms(job_key)
-        dues = [(d, due) for d in desk.by_absence if (due := d.due(history, usual)) is not None]
-        for detector, due in dues:
-            overdue = due <= now and Outcome(outcome) in detector.sees
-            answer = detector.judge(history, now) if overdue else None
-            desk.findings.answer(detector, job_run, answer, desk.where(position, now))
+        where = desk.where(position, now)
+        later = at + desk.absent_ms
+        for detector, within_ms in desk.by_absence:
+            if Outcome(outcome) not in detector.sees:
+                continue
+            due = desk.asking.ask(detector, job_run, where, detector.due, history, usual, event=event)
+            if due is not None and due > now:
+                later = min(later, due)
+                continue
+            asked = due is not None and now - at < within_ms
+            answer = desk.asking.judge(detector, job_run, history, where, event) if asked else None
+            desk.answer(detector, job_run, answer, history, where, event)
             known[5] = known[5] or answer is not None
-        later = min((due for _, due in dues if due > now), default=at + desk.absent_ms)
         known[4] = desk.timers.at(later, "run", job_run)
 
-    def _absent_no_more(self, job_run: str, position: int) -> None:
-        for detector in self._desk.by_absence:
-            self._desk.findings.answer(detector, job_run, None, self._desk.where(position))
+    def _given_up(self, job_run: str, position: int) -> None:
+        """Forget a job of which nothing was heard for too long."""
+        known = self._running.pop(job_run)
+        if known[3] == _QUEUED:
+            self.queues.left(known[7], job_run, position)
+        self._absent_no_more(job_run, position, "nothing was heard of it for too long")
+
+    def _absent_no_more(self, job_run: str, position: int, why: str = "the job went on") -> None:
+        for detector, _ in self._desk.by_absence:
+            self._desk.findings.answer(detector, job_run, None, self._desk.where(position), why)
 
     def look_anew(self) -> None:
         """Let new rules say when each running job is to be looked at."""
         for known in self._running.values():
             known[4] = -(-max(known[0] + (self._desk.first_look_ms or 0), self._desk.stream_ms) // 1000)
+        self.queues.look_anew()
 
     def set_timers(self) -> None:
         """Make due again what the table says is due."""
         for job_run, known in self._running.items():
             self._desk.timers.at(known[4] * 1000, "run", job_run)
+        self.queues.set_timers()
 
     def state(self) -> list[Any]:
         """The table as plain data, but for what ended early."""
-        return [self._running, self.sources]
+        return [self._running, self.queues.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        self._running, self.sources = state
+        self._running, queues = state
+        self.queues.load(queues)

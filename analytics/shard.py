@@ -23,21 +23,22 @@ import msgspec
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
-from analytics.histories import Histories
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
 from analytics.panes import BUCKETS, MINUTE_MS, Panes
+from analytics.profiles import PANE_DUE, Profiles
 from analytics.proof import read_evidence
 from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED, Rows
 from analytics.rulebook import Rulebook
 from analytics.runs import Runs
+from analytics.scopes import Scopes
 from models.records.columns import Batch, Mark
 from models.records.entry import Kind
 from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
-SNAPSHOT_VERSION: Final = 2
+SNAPSHOT_VERSION: Final = 3
 
 LATENESS_MS: Final = 60_000
 """How long a minute of the aggregates stays open behind stream time."""
@@ -50,6 +51,7 @@ MOST_JOBS: Final = 500_000
 _SPANS: Final = (TURN_MS, RETIRED_TURN_MS)
 _SETTLED_ROWS: Final = 500
 """After so many what changed is written down, so that the end of an epoch finds little left to do."""
+_OF_PANES: Final = frozenset({"pane", PANE_DUE})
 REJECT_WINDOW: Final = 1000
 """Of so many entries in a row, `most_bad` at the most may be unreadable."""
 
@@ -102,12 +104,23 @@ class Shard:
         self._durations: Final = Durations(BUCKETS, MOST_JOBS)
         self._ids: Final = Ids()
         self._runs: Final = Runs(self._desk, self._durations)
-        self._histories: Final = Histories(self._desk)
-        self._cases: Final = Cases(self._desk, self._histories)
+        self._scopes: Final = Scopes(self._desk)
+        self._cases: Final = Cases(self._desk, self._scopes)
+        self._profiles: Final = Profiles(self._desk)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
         self._unsettled = 0
+        self._when_due: Final[dict[str, Callable[[Any, int, int], None]]] = {
+            "run": self._runs.look,
+            "queue": self._runs.queues.look,
+            "case": self._cases.review,
+            "log": self._cases.stop_waiting,
+            "pane": self._close,
+            "turn": self._turn,
+            **self._scopes.when_due,
+            **self._profiles.when_due,
+        }
         self._set_timers()
         self._begin()
 
@@ -146,6 +159,7 @@ class Shard:
             if minute not in self._open_minutes:
                 self._open_minutes.add(minute)
                 self._desk.timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
+        self._profiles.expect(rows.ten_minutes)
         # With no duplicate among them, and no turn of what is remembered, they need not be looked up one by one.
         turns = max(rows.stream, default=0) // TURN_MS > self.stream_ms // TURN_MS
         self._some_seen = turns or not self._ids.take_all(rows.ids)
@@ -162,13 +176,13 @@ class Shard:
         self._unsettled += rows.count
         if self._unsettled >= _SETTLED_ROWS:
             self._unsettled = 0
-            for part in (self._ids, self._runs.ended_early, self._histories, self._cases):
+            for part in (self._ids, self._runs.ended_early, self._scopes, self._cases, self._profiles):
                 part.settle()
         return self._said(ShardStats(rows.count, len(self._dropped), rows.late))
 
     def _said(self, stats: ShardStats) -> ShardOutput:
         """Hand over what the batch made us say."""
-        findings, cases = self._desk.findings, self._cases
+        asking, findings, cases = self._desk.asking, self._desk.findings, self._cases
         said = ShardOutput(
             cases.failures,
             findings.said,
@@ -176,15 +190,17 @@ class Shard:
             self._aggregates,
             self._dead_letters,
             cases.diagnoses,
+            asking.said,
             stats,
         )
+        asking.said = []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 
     def _walk(self, rows: Rows, part: Iterable[tuple[int, str, int, int, str, int]]) -> None:
         """Take rows one by one, in log order."""
-        desk, timers, runs, sources = self._desk, self._desk.timers, self._runs, self._runs.sources
-        instances, job_keys, outcomes, positions = rows.instances, rows.job_keys, rows.outcomes, rows.positions
+        desk, timers, runs, sources = self._desk, self._desk.timers, self._runs, self._desk.sources
+        instances, positions = rows.instances, rows.positions
         some_seen = self._some_seen
         for i, event, stream, code, job_run, at in part:
             if stream > desk.stream_ms:
@@ -195,12 +211,12 @@ class Shard:
                 continue
             sources[instances[i]] = stream
             if code == JOB_STARTED:
-                runs.started(job_run, at, event, job_keys[i], outcomes[i], positions[i])
+                runs.started(rows, i, job_run, at, event)
                 continue
             if code < RUN_ENDED:
                 runs.ended(job_run, positions[i])
             if code == JOB_PASSED:
-                self._histories.passed(rows, i, job_run)
+                self._scopes.jobs.passed(rows, i, job_run)
             elif code != JOB_ENDED:
                 self._cases.trouble(rows, i, job_run, code)
 
@@ -217,24 +233,11 @@ class Shard:
         """Do all that is due, second by second, before the entry at `position`, or row `row`, is looked at."""
         for second, due in self._desk.timers.pop(self.stream_ms):
             for kind, key in due:
-                match kind:
-                    case "run":
-                        self._runs.look(key, second, position)
-                    case "case":
-                        self._cases.review(key, second, position)
-                    case "log":
-                        self._cases.stop_waiting(key, second, position)
-                    case "finding":
-                        self._histories.recheck(key, second, position)
-                    case "history":
-                        self._histories.forget(key, second)
-                    case "pane":
-                        self._add_to_panes(row)
-                        self._close(key, position)
-                    case "turn":
-                        self._turn(key)
+                if kind in _OF_PANES:
+                    self._add_to_panes(row)
+                self._when_due[kind](key, second, position)
 
-    def _turn(self, span_ms: int) -> None:
+    def _turn(self, span_ms: int, _second: int, _position: int) -> None:
         """Forget the older half of what is kept for `span_ms`, or all of it after a long silence."""
         index = _SPANS.index(span_ms)
         turn = self.stream_ms // span_ms
@@ -242,7 +245,7 @@ class Shard:
         self._turns[index] = turn
         self._desk.timers.at((turn + 1) * span_ms, "turn", span_ms)
         memories = (
-            (self._ids, self._runs.ended_early, self._histories.early, self._cases.run_ends)
+            (self._ids, self._runs.ended_early, self._scopes.jobs.early, self._cases.run_ends)
             if index == 0
             else (self._cases.retired, self._desk.findings)
         )
@@ -253,6 +256,7 @@ class Shard:
         """Put the rows of the batch before `row` into the panes."""
         if row > self._paned:
             self._panes.add(self._rows.pane_columns(self._paned, row, self._dropped))
+            self._profiles.add(self._rows.told(self._paned, row, self._dropped))
             self._paned = row
 
     def _mark(self, mark: Mark) -> None:
@@ -282,9 +286,10 @@ class Shard:
             self._dead(mark, "bad_control", str(error))
             return
         self._cases.conclude()
-        self._desk.take(rulebook)
+        self._desk.replace(rulebook, mark.position)
         self._runs.look_anew()
-        self._histories.judge_anew(mark.position)
+        self._scopes.judge_anew(mark.position)
+        self._profiles.judge_anew(mark.position)
         self._set_timers()
 
     def _evidence(self, mark: Mark) -> None:
@@ -317,7 +322,7 @@ class Shard:
     def _dead(self, mark: Mark, reason: str, detail: str, source: str | None = None) -> None:
         self._dead_letters.append(dead_letter(self.number, mark, reason, detail, source))
 
-    def _close(self, minute: int, position: int) -> None:
+    def _close(self, minute: int, _second: int, position: int) -> None:
         self._open_minutes.discard(minute)
         repositories, jobs = self._panes.close(minute)
         for job_key, counts in jobs.items():
@@ -347,12 +352,16 @@ class Shard:
         journals = {
             "ids": self._ids.state(),
             "ended_early": self._runs.ended_early.state(),
-            "histories": self._histories.state(),
+            "histories": self._scopes.state(),
             "cases": self._cases.state(),
+            "profiles": self._profiles.state(),
+            "repositories": self._desk.repositories.state(),
         }
         rest = {
             "runs": self._runs.state(),
             "findings": self._desk.findings.state(),
+            "asking": self._desk.asking.state(),
+            "sources": self._desk.sources,
             "durations": self._durations.state(),
             "panes": self._panes.state(),
             "open_minutes": sorted(self._open_minutes),
@@ -391,8 +400,12 @@ class Shard:
         shard._bad_in_window, shard._turns = rest["bad_in_window"], rest["turns"]
         shard._ids.load(said["journals"]["ids"])
         shard._runs.ended_early.load(said["journals"]["ended_early"])
-        shard._histories.load(said["journals"]["histories"])
+        shard._scopes.load(said["journals"]["histories"])
         shard._cases.load(said["journals"]["cases"])
+        shard._profiles.load(said["journals"]["profiles"])
+        shard._desk.repositories.load(said["journals"]["repositories"])
+        shard._desk.asking.load(rest["asking"])
+        shard._desk.sources.update(rest["sources"])
         shard._runs.load(rest["runs"])
         shard._desk.findings.load(rest["findings"])
         shard._durations.load(rest["durations"])
@@ -408,5 +421,5 @@ class Shard:
             timers.at((turn + 1) * span if turn else 0, "turn", span)
         for minute in self._open_minutes:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
-        for part in (self._runs, self._histories, self._cases):
+        for part in (self._runs, self._scopes, self._cases, self._profiles):
             part.set_timers()

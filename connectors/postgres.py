@@ -32,7 +32,16 @@ _DEFAULTS = {
 _SESSION = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s -c TimeZone=UTC"
 _DURABLE = "-c synchronous_commit=on"
 _MIGRATION_LOCK = 0x67756172  # "guar"
-_PRUNED = ("failures", "diagnoses", "findings", "decisions", "aggregates", "dead_letters", "passing_logs")
+_PRUNED = (
+    "failures",
+    "diagnoses",
+    "findings",
+    "decisions",
+    "aggregates",
+    "dead_letters",
+    "passing_logs",
+    "detector_faults",
+)
 
 _MIGRATIONS_TABLE = b"""
 CREATE TABLE IF NOT EXISTS guard.schema_migrations (

@@ -21,7 +21,16 @@ from uuid import UUID
 import msgspec
 
 from connectors.postgres import Progress
-from models.records.outputs import Aggregate, DeadLetter, DecisionRow, DiagnosisRow, Failure, FindingRow, ShardOutput
+from models.records.outputs import (
+    Aggregate,
+    DeadLetter,
+    DecisionRow,
+    DetectorFault,
+    DiagnosisRow,
+    Failure,
+    FindingRow,
+    ShardOutput,
+)
 
 TEXT_BYTES: Final = 32 << 20  # a jsonb value ends at 256 MiB, and both sides hold the text in memory
 
@@ -35,7 +44,7 @@ _TIMES = {
 }
 _TYPES_BY_NAME = {
     **dict.fromkeys(_TIMES, "timestamptz"),
-    **dict.fromkeys(("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id"), "uuid"),
+    **dict.fromkeys(("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id"), "uuid"),
     **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines"), "jsonb"),
     "shard": "smallint",
 }
@@ -102,6 +111,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "aggregates": _columns(Aggregate),
     "dead_letters": _columns(DeadLetter),
     "diagnoses": _columns(DiagnosisRow),
+    "detector_faults": _columns(DetectorFault),
 }
 
 _INSERT = """

@@ -47,6 +47,11 @@ def judged(output: ShardOutput) -> None:
         metrics.guard_diagnoses_total(diagnosis=diagnosis).inc(count)  # type: ignore[arg-type]  # its value
     for (detector, state), count in Counter((f.detector, f.state) for f in output.findings).items():
         metrics.guard_findings_total(detector=detector, state=state).inc(count)  # type: ignore[arg-type]  # its value
+    for fault in output.detector_faults:
+        metrics.guard_detector_faults_total(detector=fault.detector).inc()
+        _log.error(
+            "a detector failed and is set aside", detector=fault.detector, subject=fault.subject, error=fault.error
+        )
     for (verdict, reason), count in Counter((d.verdict, d.reason) for d in output.decisions).items():
         metrics.guard_decisions_total(verdict=verdict, reason=reason).inc(count)  # type: ignore[arg-type]  # its value
     for reason, count in Counter(d.reason for d in output.dead_letters).items():

@@ -241,6 +241,7 @@ class Retention(Section):
     aggregates: Days = 400
     dead_letters: Days = 30
     passing_logs: Days = 30
+    detector_faults: Days = 90
 
 
 class Logging(Section):

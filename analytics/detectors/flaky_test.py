@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from analytics.detectors.detector import JOB, Detector, Finding, Seen
+from analytics.detectors.detector import JOB, Detector, Finding, History, Seen
 from analytics.examples import failed, passed
 from models.records.event import FAILING, Outcome
 
@@ -24,7 +23,7 @@ class FlakyTest(Detector):
     sees = frozenset(FAILING | {Outcome.PASSED})
     within: timedelta = timedelta(hours=2)
 
-    def judge(self, history: Sequence[Seen], at_ms: int) -> Finding | None:
+    def judge(self, history: History, at_ms: int) -> Finding | None:
         """Look for a pass that came after a failure of the same commit."""
         failing: dict[str, list[Seen]] = {}
         proof: list[Seen] = []

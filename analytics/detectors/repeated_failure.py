@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from analytics.detectors.detector import JOB, Detector, Finding, Seen
+from analytics.detectors.detector import JOB, Detector, Finding, History
 from analytics.examples import failed
 from models.records.event import FAILING, Outcome
 
@@ -24,7 +23,7 @@ class RepeatedFailure(Detector):
     within: timedelta = timedelta(minutes=30)
     threshold: int = 3
 
-    def judge(self, history: Sequence[Seen], at_ms: int) -> Finding | None:
+    def judge(self, history: History, at_ms: int) -> Finding | None:
         """Count the failures in the window."""
         if len(history) < self.threshold:
             return None

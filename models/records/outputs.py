@@ -139,6 +139,22 @@ class FindingRow(NamedTuple):
     rulebook: str
 
 
+class DetectorFault(NamedTuple):
+    """A detector that raised, or answered what is no finding; it is not asked about this subject any more."""
+
+    fault_id: str  # of detector, subject, rulebook and position
+    shard: int
+    position: int
+    detector: str
+    instance: str
+    repository: str
+    subject: str  # JSON object: the parts of the key by name
+    event_id: str | None  # the event that did it; null where time did
+    error: str
+    at_ms: int  # stream time
+    rulebook: str
+
+
 class Verdict(StrEnum):
     """What a decision says to do."""
 
@@ -252,6 +268,7 @@ class ShardOutput(NamedTuple):
     aggregates: list[Aggregate]
     dead_letters: list[DeadLetter]
     diagnoses: list[DiagnosisRow] = []  # noqa: RUF012 - never added to in place
+    detector_faults: list[DetectorFault] = []  # noqa: RUF012 - never added to in place
     stats: ShardStats = ShardStats(0, 0, 0)
 
     @property

@@ -208,7 +208,7 @@ def test_a_job_without_a_name_is_a_job_and_not_its_run() -> None:
     said, shard = play(log.entries)
     assert _decided(said) == [(0, "wait", "run_in_progress")]
     assert [case.ended for case in shard._cases._cases.values()] == [None]
-    assert not shard._histories._histories, "what has no name does not come again"
+    assert not shard._scopes.jobs._histories, "what has no name does not come again"
 
 
 def test_each_attempt_is_a_case() -> None:

@@ -103,7 +103,7 @@ def test_of_very_many_passes_the_newest_are_kept_whatever_their_order() -> None:
             _fail(log, i / 100, f"p{i}", received=2, outcome=Outcome.PASSED)
         _fail(log, 0.901, "f", received=2)
         said, shard = play(log.entries)
-        (history,) = shard._histories._histories.values()
+        (history,) = shard._scopes.jobs._histories.values()
         kept = [f"p{i}" for i in range(37, 100)]
         assert [s.pipeline_id for s in history.seen] == [*kept[:54], "f", *kept[54:]]
         assert standing(said)[0].detector == "FlakyTest"
@@ -118,7 +118,7 @@ def test_an_old_event_that_a_full_history_has_no_room_for_changes_nothing() -> N
     _fail(late, 0.5, "late", received=2)
     more, shard = play(late.entries, shard)
     assert more.findings == []
-    (history,) = shard._histories._histories.values()
+    (history,) = shard._scopes.jobs._histories.values()
     assert len(history.seen) == 64
     assert len(more.failures) == 1
     assert _decided(more) == [(0, "skip", "unknown_cause")]
@@ -139,12 +139,12 @@ def test_a_busy_job_whose_failures_are_pushed_out_is_judged_by_what_is_left() ->
 
 def test_what_comes_too_late_for_its_history_is_still_a_failure_and_decided_on() -> None:
     log = Log()
-    log.heartbeats(T0, T0 + 3 * HOUR, HOUR)
-    log.say(Outcome.FAILED, T0, received_ms=T0 + 3 * HOUR, **TRANSIENT)
+    log.heartbeats(T0, T0 + 13 * HOUR, HOUR)
+    log.say(Outcome.FAILED, T0, received_ms=T0 + 13 * HOUR, **TRANSIENT)
     said, shard = play(log.entries)
     assert said.failures[0].late
     assert _decided(said) == [(0, "wait", "run_in_progress")]
-    assert not shard._histories._histories
+    assert not shard._scopes.jobs._histories
 
 
 def _alive(log: Log, since_ms: int, until_ms: int) -> None:
@@ -174,8 +174,11 @@ def test_a_job_that_waited_too_long_is_cleared_when_it_starts() -> None:
     log.say(Outcome.RUNNING, T0 + 75 * MINUTE)
     _alive(log, T0 + 75 * MINUTE, T0 + 145 * MINUTE)
     said, _ = play(log.entries)
-    assert _found(said, "StuckJob") == [(0, "raised", 3600), (1, "cleared", 4500), (0, "raised", 135 * 60)]
-    assert said.findings[0].message.startswith("queued for 60")
+    assert _found(said, "StuckQueue") == [(0, "raised", 1800), (1, "cleared", 4500)]
+    assert _found(said, "StuckJob") == [(0, "raised", 135 * 60)]
+    waited, let_in, _ = said.findings
+    assert waited.message == "a job waits for a runner, the longest for 30 minutes; none was let in for 30 minutes"
+    assert let_in.message == "nobody waits any more"
 
 
 def test_a_job_that_never_ends_is_let_go_after_a_day() -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 from connectors.postgres import Progress
 from models.records.event import uuid5_text
-from models.records.outputs import Aggregate, DeadLetter, DecisionRow, DiagnosisRow, Failure, FindingRow, ShardOutput
+from models.records.outputs import (
+    Aggregate,
+    DeadLetter,
+    DecisionRow,
+    DetectorFault,
+    DiagnosisRow,
+    Failure,
+    FindingRow,
+    ShardOutput,
+)
 
 NOW_MS = 1_795_000_000_123
 MINUTE_MS = 60_000
@@ -176,6 +185,23 @@ def diagnosis(number: int, **changes: Any) -> DiagnosisRow:
     )._replace(**changes)
 
 
+def fault(number: int, **changes: Any) -> DetectorFault:
+    """A detector that broke on what failure `number` told."""
+    return DetectorFault(
+        fault_id=uuid5_text("fault", str(number)),
+        shard=number % 12,
+        position=number,
+        detector="Mine",
+        instance="github.com",
+        repository="org/repo",
+        subject='{"repository":"org/repo"}',
+        event_id=uuid5_text("failure", str(number)),
+        error="ZeroDivisionError: division by zero",
+        at_ms=NOW_MS + 300,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
 def output(number: int) -> ShardOutput:
     """One record of each kind."""
     return ShardOutput(
@@ -185,6 +211,7 @@ def output(number: int) -> ShardOutput:
         [aggregate(number)],
         [letter(number)],
         [diagnosis(number)],
+        [fault(number)],
     )
 
 

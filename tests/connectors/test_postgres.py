@@ -296,6 +296,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "aggregates": 0,
         "dead_letters": 0,
         "passing_logs": 0,
+        "detector_faults": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
@@ -362,6 +363,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "aggregates": 1,
         "dead_letters": 1,
         "diagnoses": 1,
+        "detector_faults": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}

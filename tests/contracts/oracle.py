@@ -47,6 +47,7 @@ KEYS: Final = {
     "aggregates": ("instance", "repository", "minute"),
     "dead_letters": ("dead_letter_id",),
     "diagnoses": ("failure_id",),
+    "detector_faults": ("fault_id",),
 }
 _MOST_SHOWN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
