@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import date
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from analytics.asking import Asking
@@ -35,6 +37,7 @@ TRUST_MS: Final = 3_600_000
 """A source that delivered nothing for so long is not known to deliver, and absence proves nothing."""
 EVENT_SCOPES: Final = (JOB, REPOSITORY, SIGNATURE, LABELS)
 
+_AT: Final = attrgetter("at_ms")
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
@@ -43,6 +46,11 @@ class Scope(NamedTuple):
 
     rules: Sequence[tuple[Detector, int]]
     kept_ms: int
+    categories: frozenset[str] | None  # of the failures that are kept; None: all
+
+    def wants(self, category: str | None) -> bool:
+        """Whether somebody judges failures of this category."""
+        return bool(self.rules) and (self.categories is None or category in self.categories)
 
 
 class Desk:
@@ -136,10 +144,16 @@ def _first_look(detector: AbsenceDetector, start: History) -> int:
 
 def _scope(by: tuple[Field, ...], events: Sequence[tuple[Detector, int]]) -> Scope:
     rules = [(d, within) for d, within in events if d.by == by]
-    return Scope(rules, max((within for _, within in rules), default=0))
+    wanted = [detector.categories for detector, _ in rules]
+    categories = None if None in wanted else frozenset[str]().union(*(some for some in wanted if some is not None))
+    return Scope(rules, max((within for _, within in rules), default=0), categories)
 
 
 def visible(detector: Detector, history: Sequence[Seen], since_ms: int, known_since_ms: int = 0) -> History:
     """The part of a history that `detector` sees, of what came after `since_ms`."""
+    first = bisect_right(history, since_ms, key=_AT) if history and history[0].at_ms <= since_ms else 0
     sees = detector.sees
-    return History([seen for seen in history if seen.at_ms > since_ms and seen.outcome in sees], known_since_ms)
+    wanted = detector.categories
+    return History(
+        [s for s in history[first:] if s.outcome in sees and (wanted is None or s.category in wanted)], known_since_ms
+    )

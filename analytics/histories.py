@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -16,9 +17,9 @@ from models.records.event import FAILING, Outcome
 
 MOST_IN_HISTORY: Final = 64
 
-Passed: TypeAlias = tuple[int, str, str] | tuple[int, str, str, str | None]
-"""A pass as it is remembered until its job fails, if it does: when, which event, which job run; its commit if it was on
-the default branch."""
+Passed: TypeAlias = tuple[int, str, str, str | None]
+"""A pass as it is remembered until its job fails, if it does: when, which event, which job run; its commit only if it
+was on the default branch, since else that is part of its name."""
 _NEVER: Final = -1
 _ALWAYS: Final = 1 << 62
 
@@ -29,6 +30,7 @@ class Remembered:
 
     due_second: int
     seen: list[Seen]
+    fresh: list[Seen] | None = None  # what came since it was last written down, where nothing else changed
     failing: set[str | None] = field(default_factory=set)  # commits on which it failed
     green_ms: int = _NEVER  # a pass on the default branch is news if it was before this
     repeated: dict[int, bool] = field(default_factory=dict)  # by event time, as long as nothing changes
@@ -65,19 +67,25 @@ class Histories:
             known = self._histories[key] = Remembered(due, [])
         elif new.id in [seen.id for seen in known.seen]:
             return False
-        known.seen.append(new)
-        self._take_in(key, known, new)
-        known.seen.sort()
+        came = [new, *self._came_before(key, known, new)]
+        for seen in came:
+            insort(known.seen, seen)
+        if known.fresh is not None:
+            known.fresh += came
         full = len(known.seen) > MOST_IN_HISTORY
         if full:
             self._shorten(known.seen)
-        known.changed()
-        self._journal.changed.append(key)
+        self._changed(key, known)
         self._judge(key, known.seen, position, outcome=None if full else new.outcome, event=new.id)
         return True
 
-    def _take_in(self, key: str, known: Remembered, new: Seen) -> None:
-        """Add to a history what goes with `new`."""
+    def _came_before(self, key: str, known: Remembered, new: Seen) -> Iterable[Seen]:  # noqa: ARG002 - of use to jobs
+        """What is to be added to a history because `new` is."""
+        return ()
+
+    def _changed(self, key: str, known: Remembered) -> None:  # noqa: ARG002 - of use to jobs
+        """Note that a history is not what it was."""
+        self._journal.changed.append(key)
 
     def _shorten(self, seen: list[Seen]) -> None:
         """Forget what is one too many; the oldest stays, and tells since when."""
@@ -96,7 +104,8 @@ class Histories:
         for i, seen in enumerate(known.seen):
             if seen.id == event and (seen.signature, seen.category) != (signature, category):
                 known.seen[i] = seen._replace(signature=signature, category=category)
-                self._journal.changed.append(key)
+                known.fresh = None
+                self._changed(key, known)
                 self._judge(key, known.seen, position, outcome=seen.outcome, event=event)
                 return
 
@@ -106,8 +115,8 @@ class Histories:
         if known is None or event not in [seen.id for seen in known.seen]:
             return
         known.seen[:] = [seen for seen in known.seen if seen.id != event]
-        known.changed()
-        self._journal.changed.append(key)
+        known.fresh = None
+        self._changed(key, known)
         self._judge(key, known.seen, position, event=event)
 
     def _judge(
@@ -155,8 +164,8 @@ class Histories:
             return
         kept_ms = self._desk.scopes[self._by].kept_ms
         known.seen[:] = [seen for seen in known.seen if seen.at_ms > second * 1000 - kept_ms]
-        known.changed()
-        self._journal.changed.append(key)
+        known.fresh = None
+        self._changed(key, known)
         if known.seen:
             known.due_second = self._desk.timers.at(known.seen[-1].at_ms + kept_ms, self.history_due, key)
         else:
@@ -190,9 +199,18 @@ class Histories:
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        for key, (due, seen) in self._journal.read(state[0]).items():
-            known = self._histories[key] = Remembered(due, [_seen(s) for s in seen])
-            known.changed()
+        for key, (due, _, seen) in self._journal.read(state[0], self._joined).items():
+            self._histories[key] = Remembered(due, seen, [])
+
+    def _joined(self, before: list[Any] | None, told: list[Any]) -> list[Any]:
+        """What stands in a history after what is told of it."""
+        due, whole, values = told
+        seen = [] if whole or before is None else before[2]
+        for value in values:
+            insort(seen, _seen(value))
+            if len(seen) > MOST_IN_HISTORY:
+                self._shorten(seen)
+        return [due, whole, seen]
 
 
 class JobHistories(Histories):
@@ -209,9 +227,9 @@ class JobHistories(Histories):
         key, commit, at, main = rows.job_keys[i], rows.commits[i], rows.at[i], rows.mains[i]
         known = self._histories.get(key)
         if known is not None and (commit in known.failing or (main and at < known.green_ms)):
-            self.remember(key, _passed((at, rows.ids[i], job_run), commit, main=main), rows.positions[i])
+            self.remember(key, _passed((at, rows.ids[i], job_run, None), commit, main=main), rows.positions[i])
             return
-        passed: Passed = (at, rows.ids[i], job_run, commit) if main else (at, rows.ids[i], job_run)
+        passed: Passed = (at, rows.ids[i], job_run, commit if main else None)
         name = _on_main(key) if main else _on_commit(key, commit)
         early = self.early.young.get(name)
         if early is None:
@@ -232,30 +250,25 @@ class JobHistories(Histories):
                 self.overtaken(case_key, position)
         return True
 
-    def _take_in(self, key: str, known: Remembered, new: Seen) -> None:
-        """Add what passed before its failure was known: on the same commit, and the first on the default branch."""
+    def _came_before(self, key: str, known: Remembered, new: Seen) -> Iterable[Seen]:
+        """What passed before its failure was known: on the same commit, and the first on the default branch."""
         if new.outcome not in FAILING:
-            return
-        there = {seen.id for seen in known.seen}
-        passes = [
-            _passed(told, new.commit_sha)
-            for early in self.early.take(_on_commit(key, new.commit_sha))
-            for told in early
-        ]
+            return ()
+        commit, early = new.commit_sha, self.early
+        passes = [_passed(told, commit) for some in early.take(_on_commit(key, commit)) for told in some]
         name = _on_main(key)
-        main = [
-            _passed(told, told[3], main=True)
-            for half in (self.early.young, self.early.old)
-            for told in half.get(name, ())
-            if len(told) > 3  # noqa: PLR2004 - with a commit
-        ]
-        passes += [seen for seen in main if seen.commit_sha == new.commit_sha]
-        if new.main:
-            passes += [min(after)] if (after := [seen for seen in main if seen > new]) else []
-        for seen in passes:
-            if seen.id not in there:
-                there.add(seen.id)
-                known.seen.append(seen)
+        main = [told for half in (early.young, early.old) for told in half.get(name, ())]
+        if main:
+            wanted = {told for told in main if told[3] == commit}
+            if new.main and (after := [told for told in main if told[:2] > new[:2]]):
+                wanted.add(min(after))
+            passes += [_passed(told, told[3], main=True) for told in wanted]
+        there = {seen.id for seen in known.seen} if passes else set()
+        return [seen for seen in passes if seen.id not in there]
+
+    def _changed(self, key: str, known: Remembered) -> None:
+        super()._changed(key, known)
+        known.changed()
 
     def _shorten(self, seen: list[Seen]) -> None:
         """Forget what is oldest."""
@@ -290,6 +303,8 @@ class JobHistories(Histories):
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         super().load(state)
+        for known in self._histories.values():
+            known.changed()
         self.early.load(state[1])
         for half in (self.early.young, self.early.old):
             half.update({name: [_told(told) for told in passed] for name, passed in half.items()})
@@ -307,8 +322,11 @@ def _on_main(key: str) -> str:
     return f"{key}{SEPARATOR}{SEPARATOR}"
 
 
-def _plain(known: Remembered) -> list[Any]:
-    return [known.due_second, known.seen]
+def _plain(known: Remembered, /, *, whole: bool) -> list[Any]:
+    whole = whole or known.fresh is None
+    told = known.seen if whole else known.fresh
+    known.fresh = []
+    return [known.due_second, whole, told]
 
 
 def _seen(values: list[Any]) -> Seen:
@@ -317,11 +335,11 @@ def _seen(values: list[Any]) -> Seen:
 
 
 def _told(values: Sequence[Any]) -> Passed:
-    at, event, job_run, *commit = values
-    return (at, event, job_run, commit[0]) if commit else (at, event, job_run)
+    at, event, job_run, commit = values
+    return at, event, job_run, commit
 
 
 def _passed(told: Passed, commit: str | None, *, main: bool = False) -> Seen:
-    at, event, job_run = told[:3]
+    at, event, job_run, _ = told
     _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
     return Seen(at, event, Outcome.PASSED, commit, pipeline_id, attempt, main=main)

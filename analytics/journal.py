@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -20,9 +20,21 @@ _SPARE: Final = 1000
 
 
 V = TypeVar("V")
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
-def _same(value: Any) -> Any:  # noqa: ANN401 - whatever it is
+class Plain(Protocol[C_contra]):
+    """Makes of a value what msgpack can carry."""
+
+    def __call__(self, value: C_contra, /, *, whole: bool) -> Any:  # noqa: ANN401 - whatever it is
+        """The whole value, or what came since it was last asked."""
+
+
+def _same(value: Any, *, whole: bool) -> Any:  # noqa: ANN401, ARG001 - whatever it is
+    return value
+
+
+def _last(_before: Any, value: Any) -> Any:  # noqa: ANN401 - whatever they are
     return value
 
 
@@ -35,24 +47,31 @@ class Journal:
         self._chunks: list[bytes] = []
         self._entries = 0
 
-    def settle(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> None:
-        """Write down what changed of `items`; `plain` makes of a value what msgpack can carry."""
-        if self._entries + len(self.changed) > 2 * len(items) + _SPARE:
+    def settle(self, items: Mapping[str, V], plain: Plain[V] = _same) -> None:
+        """Write down what changed of `items`; `plain` makes of a value what msgpack can carry.
+
+        Where not the `whole` value is asked for, what came since it was last asked will do, if `read` can join it on.
+        """
+        whole = self._entries + len(self.changed) > 2 * len(items) + _SPARE
+        if whole:
             self._chunks, self._entries, self.changed = [], 0, list(items)
         if self.changed:
             keys = dict.fromkeys(self.changed)
-            told = [[key, plain(items[key]) if key in items else None] for key in keys]
+            told = [[key, plain(items[key], whole=whole) if key in items else None] for key in keys]
             self._chunks.append(packed(msgspec.msgpack.encode(told)))
             self._entries += len(keys)
             self.changed = []
 
-    def written(self, items: Mapping[str, V], plain: Callable[[V], Any] = _same) -> list[bytes]:
+    def written(self, items: Mapping[str, V], plain: Plain[V] = _same) -> list[bytes]:
         """All of `items` as chunks, of which those that were written before are the same bytes."""
         self.settle(items, plain)
         return list(self._chunks)
 
-    def read(self, chunks: list[bytes]) -> dict[str, Any]:
-        """Take what `written` gave; the items. A key that was taken out is not among them, so None can be no value."""
+    def read(self, chunks: list[bytes], join: Callable[[Any, Any], Any] = _last) -> dict[str, Any]:
+        """Take what `written` gave; the items. A key that was taken out is not among them, so None can be no value.
+
+        `join` is given what was told of a key before, or None, and what is told then.
+        """
         read = [msgspec.msgpack.decode(unpacked(chunk)) for chunk in chunks]
         self._chunks, self._entries, self.changed = list(chunks), sum(map(len, read)), []
         items: dict[str, Any] = {}
@@ -60,7 +79,7 @@ class Journal:
             if value is None:
                 items.pop(key, None)
             else:
-                items[key] = value
+                items[key] = join(items.get(key), value)
         return items
 
 

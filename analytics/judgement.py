@@ -153,7 +153,7 @@ class Cases:
         proof = prove(catalogue, case.platform, told.facts, evidence, on=today)
         case.jobs[name] = new = _explained(job, proof.cause)
         place, cause = Place(job.job_key, job.labels_key), (proof.cause.signature, proof.cause.category)
-        self._scopes.explained(place, job.failure_id, job.signature, cause, mark.position)
+        self._scopes.explained(place, job.failure_id, cause, mark.position)
         known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
         self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))
         self._touch(case, mark.received_ms, mark.position)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from analytics.desk import Desk
@@ -44,36 +44,40 @@ class Scopes:
         """Put a failure into the histories that it belongs to."""
         self._desk.repositories.hear(place.repository, seen.at_ms)
         self.jobs.remember(place.job, seen, position)
-        for by, key in self._keys(place, seen.signature):
-            self._others[by].remember(key, seen, position)
+        shorter = seen._replace(case_key="")  # of use to jobs only, and long
+        for by, key in self._keys(place, seen.signature, seen.category).items():
+            self._others[by].remember(key, shorter, position)
 
-    def explained(
-        self, place: Place, event: str, before: str | None, cause: tuple[str | None, str | None], position: int
-    ) -> None:
-        """Note that a failure of signature `before` has another signature and category."""
+    def explained(self, place: Place, event: str, cause: tuple[str | None, str | None], position: int) -> None:
+        """Note that a failure has another signature and category than when it came."""
         seen = self.jobs.find(place.job, event)
         if seen is None:
             return
         signature, category = cause
         self.jobs.explain(place.job, event, signature, category, position)
-        if before is not None and before != signature:
-            self._others[SIGNATURE].drop(f"{place.repository}{SEPARATOR}{before}", event, position)
-        new = seen._replace(signature=signature, category=category)
-        for by, key in self._keys(place, signature):
-            if by == SIGNATURE and before != signature:
-                self._others[by].remember(key, new, position)
-            else:
-                self._others[by].explain(key, event, signature, category, position)
+        new = seen._replace(signature=signature, category=category, case_key="")
+        old_keys = self._keys(place, seen.signature, seen.category)
+        new_keys = self._keys(place, signature, category)
+        for by, one in self._others.items():
+            old_key, new_key = old_keys.get(by), new_keys.get(by)
+            if old_key is not None and old_key == new_key:
+                one.explain(old_key, event, signature, category, position)
+                continue
+            if old_key is not None:
+                one.drop(old_key, event, position)
+            if new_key is not None:
+                one.remember(new_key, new, position)
 
-    def _keys(self, place: Place, signature: str | None) -> Iterator[tuple[tuple[Field, ...], str]]:
-        """The histories besides the job's which somebody judges."""
-        scopes = self._desk.scopes
-        if scopes[REPOSITORY].rules:
-            yield REPOSITORY, place.repository
-        if scopes[SIGNATURE].rules and signature is not None:
-            yield SIGNATURE, f"{place.repository}{SEPARATOR}{signature}"
-        if scopes[LABELS].rules:
-            yield LABELS, place.labels
+    def _keys(self, place: Place, signature: str | None, category: str | None) -> dict[tuple[Field, ...], str]:
+        """The histories besides the job's which somebody judges, by scope."""
+        scopes, keys = self._desk.scopes, {}
+        if scopes[REPOSITORY].wants(category):
+            keys[REPOSITORY] = place.repository
+        if signature is not None and scopes[SIGNATURE].wants(category):
+            keys[SIGNATURE] = f"{place.repository}{SEPARATOR}{signature}"
+        if scopes[LABELS].wants(category):
+            keys[LABELS] = place.labels
+        return keys
 
     def judge_anew(self, position: int) -> None:
         """Let new rules speak on what stands."""

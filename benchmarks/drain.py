@@ -15,16 +15,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import psycopg
 
 from benchmarks import oracle
-from benchmarks.rig import Rig, difference, environment, in_force, preload, rig
-from benchmarks.workload import Workload, cached
+from benchmarks.rig import LIKE_RIVAL, Rig, asking, difference, environment, in_force, preload, rig
+from benchmarks.workload import Planned, Workload, cached
 from models.records.entry import Encoding
 from models.records.event import SHARDS
 
@@ -38,12 +39,13 @@ _PROGRESS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A log that is to be worked off: `ends` are the positions of the last entries by shard."""
+    """A log that is to be worked off: `ends` are the positions of the last entries by shard, `rules` the rulebook's."""
 
     workload: Workload
     encoding: Encoding
     ends: Mapping[int, int]
     expected: oracle.Expected
+    rules: Mapping[str, str]
 
 
 class WrongRowsError(AssertionError):
@@ -109,8 +111,8 @@ def flow(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     """Our dataflow."""
     database = servers.fresh_database()
     recovery = servers.directory / f"recovery-{servers.databases}"
-    in_force(database)
-    environ = environment(servers.valkey.url, database, recovery, processes=processes)
+    in_force(database, task.rules)
+    environ = environment(servers.valkey.url, database, recovery, processes=processes, rules=task.rules)
     commands = [["-m", "flows.worker", "--process", str(number)] for number in range(processes)]
     with running(commands, environ) as started:
         said = watch(database, task, started, servers)
@@ -120,7 +122,7 @@ def flow(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
 def rival(servers: Rig, task: Task, *, processes: int) -> dict[str, Any]:
     """The plain loop."""
     database = servers.fresh_database()
-    in_force(database)
+    in_force(database, task.rules)
     shards = [",".join(str(s) for s in range(SHARDS) if s % processes == i) for i in range(processes)]
     where = ["--redis", servers.valkey.url, "--postgres", database]
     commands = [["-m", "benchmarks.rival", *where, "--shards", some] for some in shards]
@@ -167,6 +169,20 @@ def subjects(servers: Rig, task: Task) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"rival_{processes}", rival(servers, task, processes=processes)
 
 
+def _detectors(
+    servers: Rig, workload: Workload, expected: oracle.Expected, log: Callable[[], Iterable[Planned]], rounds: int
+) -> Iterator[dict[str, Any]]:
+    """The flow without any detector and with all of them, in turn, each on a log that begins with its rulebook."""
+    for number in range(rounds):
+        without = 0
+        for subject, rules in (("none", asking(())), ("all", {})):
+            ends = preload(servers.valkey.url, log(), rules)
+            said = flow(servers, Task(workload, Encoding.JSON, ends, expected, rules), processes=1)
+            without = without or said["events_per_second"]
+            ratio = {"to_none": round(said["events_per_second"] / without, 3)}
+            yield {"case": "drain_detectors", "subject": subject, **said, "ratio": ratio, "round": number}
+
+
 def _ratios(encoding: Encoding, measured: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The lines of one round, each with its ratios to what was measured in the same round."""
     per_second = {name: said["events_per_second"] for name, said in measured.items()}
@@ -189,12 +205,18 @@ def main() -> None:
     parser.add_argument("--repositories", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--detectors", action="store_true", help="ours alone, with all detectors and with none")
     args = parser.parse_args()
     workload = Workload(args.events, seed=args.seed, repositories=args.repositories)
     expected = oracle.expected(workload)
     with rig() as servers:
-        ends = preload(servers.valkey.url, cached(workload, args.encoding, per_entry=_PER_ENTRY))
-        task = Task(workload, args.encoding, ends, expected)
+        log = partial(cached, workload, args.encoding, per_entry=_PER_ENTRY)
+        if args.detectors:
+            for line in _detectors(servers, workload, expected, log, args.rounds):
+                print(json.dumps(line | {"seed": args.seed}), flush=True)
+            return
+        ends = preload(servers.valkey.url, log(), LIKE_RIVAL)
+        task = Task(workload, args.encoding, ends, expected, LIKE_RIVAL)
         digests: set[str] = set()
         for number in range(args.rounds):
             measured = dict(subjects(servers, task))

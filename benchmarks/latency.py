@@ -86,7 +86,7 @@ def histogram(samples: Millis) -> dict[str, int]:
 @contextmanager
 def _subject(name: str, servers: Rig, database: str) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
     if name == "flow":
-        environ = environment(servers.valkey.url, database, servers.directory / "recovery", processes=1)
+        environ = environment(servers.valkey.url, database, servers.directory / "recovery", processes=1, rules={})
         command = ["-m", "flows.worker", "--process", "0"]
     else:
         environ, command = None, ["-m", "benchmarks.rival", "--redis", servers.valkey.url, "--postgres", database]
@@ -115,7 +115,7 @@ def measure(servers: Rig, args: argparse.Namespace) -> dict[str, Any]:
     for _ in cached(workload, Encoding.JSON):  # so that the sender need not make it
         break
     database = servers.fresh_database()
-    in_force(database)
+    in_force(database, {})
     command = [sys.executable, "-m", "benchmarks.sender", "--socket", str(servers.valkey.socket_path)]
     command += ["--rate", str(args.rate), "--seconds", str(args.seconds), "--seed", str(args.seed)]
     command += ["--repositories", str(args.repositories)]

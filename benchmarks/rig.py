@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ import psycopg
 import redis
 from psycopg import sql
 
+from analytics.detectors.detector import found
 from benchmarks.workload import Planned
 from connectors.postgres import connect, migrate, put_rulebook
 from connectors.redis_streams import log_key
@@ -96,8 +97,20 @@ def difference(after: dict[str, float], before: dict[str, float]) -> dict[str, f
     return {name: round(after[name] - before[name], 3) for name in after}
 
 
-def environment(redis_url: str, database: str, recovery: Path, *, processes: int) -> dict[str, str]:
-    """The environment of `python -m flows.worker`."""
+def asking(detectors: Collection[str]) -> dict[str, str]:
+    """The variables under which these detectors are asked and no others."""
+    others = sorted({cls.__name__ for cls in found()} - set(detectors))
+    return {f"GUARD_RULEBOOK__DETECTORS__{name}__ENABLED": "false" for name in others}
+
+
+LIKE_RIVAL: Final = asking({"FlakyTest", "RepeatedFailure", "StuckJob"})
+"""What the rival can do."""
+
+
+def environment(
+    redis_url: str, database: str, recovery: Path, *, processes: int, rules: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of `python -m flows.worker`; `rules` are the variables that its rulebook is made of."""
     ports = free_ports(2 * processes)
     return os.environ | {
         "GUARD_REDIS__URL": redis_url,
@@ -108,6 +121,7 @@ def environment(redis_url: str, database: str, recovery: Path, *, processes: int
         "GUARD_FLOW__METRICS_PORT": str(ports),
         "GUARD_FLOW__FIRST_PORT": str(ports + processes),
         "GUARD_LOGGING__LEVEL": "warning",
+        **rules,
     }
 
 
@@ -124,9 +138,9 @@ def free_ports(count: int) -> int:
             return first
 
 
-def in_force(database: str) -> None:
+def in_force(database: str, rules: Mapping[str, str]) -> None:
     """Note that the log begins with the control entry that the flow would otherwise append when it starts."""
-    rulebook = rulebooks.configured(Settings.load({}))
+    rulebook = rulebooks.configured(Settings.load(rules))
     with connect(database) as connection:
         put_rulebook(connection, rulebook.digest, rulebook.body, created_by="benchmarks")
         connection.cursor().executemany(
@@ -135,11 +149,11 @@ def in_force(database: str) -> None:
         )
 
 
-def preload(url: str, planned: Iterable[Planned]) -> dict[int, int]:
+def preload(url: str, planned: Iterable[Planned], rules: Mapping[str, str]) -> dict[int, int]:
     """Fill the log: in each shard the rulebook, the entries, a heartbeat after the last minute. Entries by shard."""
     client = redis.Redis.from_url(url, protocol=2)
     client.flushall()
-    rulebook = rulebooks.configured(Settings.load({}))
+    rulebook = rulebooks.configured(Settings.load(rules))
     entries: Counter[int] = Counter()
     last_ms = 0
     commands = _commands(iter(planned), partial(rulebooks.control, rulebook))

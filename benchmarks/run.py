@@ -42,6 +42,10 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.drain --encoding pbs --events 2000000 --rounds 2",
         "benchmarks.drain --encoding pbs --events 100000",
     ),
+    "drain_detectors": Case(
+        "benchmarks.drain --detectors --events 600000 --rounds 2",
+        "benchmarks.drain --detectors --events 20000",
+    ),
     "latency_1000": Case("benchmarks.latency --rate 1000 --seconds 300", "benchmarks.latency --rate 1000 --seconds 20"),
     "latency_5000": Case("benchmarks.latency --rate 5000 --seconds 300", "benchmarks.latency --rate 5000 --seconds 20"),
     "latency_1000_rival": Case(

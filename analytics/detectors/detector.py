@@ -127,8 +127,9 @@ class Rule:
 class Detector(Rule):
     """Base of all detectors that judge single events.
 
-    by       JOB, REPOSITORY, SIGNATURE or LABELS
-    sees     the outcomes that enter the history
+    by          JOB, REPOSITORY, SIGNATURE or LABELS
+    sees        the outcomes that enter the history
+    categories  where it wants failures of some categories only; not of JOB, whose failures are all kept
 
     A history of JOB begins with a failure. What passes is kept where the same job failed on that commit before it, or
     fails on it within the shard's bound for disorder after it; and where it is the first on the default branch after a
@@ -136,6 +137,7 @@ class Detector(Rule):
     """
 
     sees: ClassVar[frozenset[Outcome]]
+    categories: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     def judge(self, history: History, at_ms: int) -> Finding | None:

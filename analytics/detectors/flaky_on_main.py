@@ -29,7 +29,10 @@ class FlakyOnMain(Detector):
 
     def judge(self, history: History, at_ms: int) -> Finding | None:
         """Count the single red commits between green ones."""
-        isolated = list(_isolated(history))
+        main = [seen for seen in history if seen.main]
+        if len({seen.commit_sha for seen in main if seen.outcome in FAILING}) < self.threshold:
+            return None
+        isolated = list(_isolated(main, history))
         if len(isolated) < self.threshold:
             return None
         proof = [seen for flip in isolated for seen in flip]
@@ -67,16 +70,15 @@ class FlakyOnMain(Detector):
     )
 
 
-def _isolated(history: History) -> Iterator[list[Seen]]:
-    """The failures of single commits, each with the pass of the next commit."""
-    stretches = [list(some) for _, some in groupby((s for s in history if s.main), key=lambda s: s.outcome in FAILING)]
+def _isolated(main: list[Seen], history: History) -> Iterator[list[Seen]]:
+    """The failures of single commits, each with the pass of the next commit; not where that commit passed too."""
+    passed = {seen.commit_sha for seen in history if seen.outcome is Outcome.PASSED} | {None}
+    stretches = [list(some) for _, some in groupby(main, key=_failing)]
     for red, green in pairwise(stretches):
-        commits = {seen.commit_sha for seen in red}
-        if red[0].outcome in FAILING and len(commits) == 1 and None not in commits and not _mended(red, history):
+        commit = red[0].commit_sha
+        if _failing(red[0]) and commit not in passed and all(seen.commit_sha == commit for seen in red):
             yield [*red, green[0]]
 
 
-def _mended(red: list[Seen], history: History) -> bool:
-    """Whether the same commit passed when it was run again."""
-    commit = red[0].commit_sha
-    return any(s.outcome is Outcome.PASSED and s.commit_sha == commit and s > red[0] for s in history)
+def _failing(seen: Seen) -> bool:
+    return seen.outcome in FAILING

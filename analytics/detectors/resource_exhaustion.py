@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,18 +27,18 @@ class ResourceExhaustion(Detector):
 
     by = LABELS
     sees = frozenset(FAILING)
+    categories = frozenset({Category.RESOURCES.value})
     within: timedelta = timedelta(hours=6)
     on_runner: int = 3
     on_labels: int = 5
 
     def judge(self, history: History, at_ms: int) -> Finding | None:
         """Count what ran out, by runner."""
-        ran_out = [seen for seen in history if seen.category == _RESOURCES]
-        runner, most = _fullest(ran_out)
+        runner, most = _fullest(history)
         if runner is not None and most >= self.on_runner:
-            proof, where = [seen for seen in ran_out if seen.runner == runner], f"on runner {runner[:100]}"
-        elif len(ran_out) >= self.on_labels:
-            proof, where = ran_out, "on runners of these labels"
+            proof, where = History([seen for seen in history if seen.runner == runner]), f"on runner {runner[:100]}"
+        elif len(history) >= self.on_labels:
+            proof, where = history, "on runners of these labels"
         else:
             return None
         causes = ", ".join(sorted({seen.signature or "" for seen in proof}))
@@ -60,7 +61,7 @@ class ResourceExhaustion(Detector):
     )
 
 
-def _fullest(ran_out: list[Seen]) -> tuple[str | None, int]:
+def _fullest(ran_out: Sequence[Seen]) -> tuple[str | None, int]:
     """The runner on which most ran out, and how often."""
     counts = Counter(seen.runner for seen in ran_out if seen.runner)
     return min(counts.items(), key=lambda known: (-known[1], known[0])) if counts else (None, 0)

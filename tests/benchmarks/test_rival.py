@@ -11,7 +11,7 @@ import redis
 
 from analytics.shard import Shard
 from benchmarks import oracle
-from benchmarks.rig import in_force, preload
+from benchmarks.rig import LIKE_RIVAL, in_force, preload
 from benchmarks.rival import Rival
 from benchmarks.workload import Workload, entries
 from connectors.redis_streams import log_key
@@ -29,8 +29,8 @@ _SAME = set(Failure._fields) - {"occurred_ms", "received_ms"}
 
 @pytest.fixture
 def log(redis_url: str, database: str) -> str:
-    preload(redis_url, entries(SMALL, Encoding.JSON))
-    in_force(database)
+    preload(redis_url, entries(SMALL, Encoding.JSON), LIKE_RIVAL)
+    in_force(database, LIKE_RIVAL)
     return redis_url
 
 
@@ -119,7 +119,7 @@ def test_an_interruption_changes_nothing(log: str, database: str, empty_database
     from connectors.postgres import migrate
 
     migrate(empty_database)
-    in_force(empty_database)
+    in_force(empty_database, LIKE_RIVAL)
     _drain(Rival(log, database, range(SHARDS)))
     for _ in range(4):
         _drain(Rival(log, empty_database, range(SHARDS), count=50), steps=3)

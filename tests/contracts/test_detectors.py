@@ -127,7 +127,8 @@ def _answers(rule: Rule, example: Example) -> list[Finding]:
         for count in range(1, len(mine) + 1):
             at = mine[count - 1].at_ms
             begin = at - milliseconds(rule.within)
-            visible = [s for s in sorted(mine[:count]) if s.at_ms > begin and s.outcome in rule.sees and s.outcome]
+            visible = [s for s in sorted(mine[:count]) if s.at_ms > begin and s.outcome in rule.sees]
+            visible = [s for s in visible if rule.categories is None or s.category in rule.categories]
             if rule.by != JOB:
                 visible = [s for s in visible if s.outcome in FAILING and (rule.by == LABELS or s.signature)]
             answers.append(rule.judge(History(visible, since), at) if visible else None)
@@ -299,7 +300,7 @@ class Breaking(Detector):
             "nul": good._replace(message="a\0b"),
             "half": good._replace(message="\ud800"),
             "long": good._replace(message="x" * 10_000),
-            "float": good._replace(occurrences=1.5),
+            "float": good._replace(occurrences=1.5),  # type: ignore[arg-type]
         }
         if history[-1].commit_sha == "raise":
             raise ZeroDivisionError("of the detector")
