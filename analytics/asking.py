@@ -28,7 +28,16 @@ class Asking:
 
     def judge(self, rule: Any, key: str, judged: Any, where: Context, event: str | None = None) -> Finding | None:  # noqa: ANN401 - each kind of rule judges its own
         """What `rule` says of `judged`; None too where it fails, or failed before."""
-        return self.ask(rule, key, where, _judged, rule, judged, where.at_ms, event=event)
+        if self._aside and self.is_aside(rule, key):
+            return None
+        try:
+            answer: Finding | None = rule.judge(judged, where.at_ms)
+            if answer is not None:
+                _check(answer, judged)
+        except Exception as error:  # noqa: BLE001 - whatever a detector raises is its own
+            self._set_aside(rule, key, f"{type(error).__name__}: {error}", event, where)
+            return None
+        return answer
 
     def cleared(self, rule: Any, key: str, judged: Any, where: Context, event: str | None = None) -> str | None:  # noqa: ANN401 - each kind of rule judges its own
         """Why `rule` does not hold any more; None where it fails, or failed before."""
@@ -92,15 +101,12 @@ class Asking:
         self._aside = state
 
 
-def _judged(rule: Any, judged: Any, at_ms: int) -> Finding | None:  # noqa: ANN401 - each kind of rule judges its own
-    """The answer of `rule`.
+def _check(answer: object, judged: object) -> None:
+    """See whether an answer is a finding that can be written down.
 
     Raises:
-        TypeError, ValueError: it is no finding that can be written down.
+        TypeError, ValueError: it is not.
     """
-    answer = rule.judge(judged, at_ms)
-    if answer is None:
-        return None
     if type(answer) is not Finding:
         raise TypeError(f"judge() answered {type(answer).__name__}, not a Finding or None")
     times = (answer.first_ms, answer.last_ms, answer.occurrences)
@@ -110,7 +116,6 @@ def _judged(rule: Any, judged: Any, at_ms: int) -> Finding | None:  # noqa: ANN4
     known = {seen.id for seen in judged} if isinstance(judged, History) else set()
     if type(answer.events) is not tuple or not known.issuperset(answer.events):
         raise ValueError("judge() answered events that are not a tuple of ids that it was shown")
-    return answer
 
 
 def _why(rule: Any, judged: Any, at_ms: int) -> str:  # noqa: ANN401 - each kind of rule judges its own

@@ -149,7 +149,8 @@ class Histories:
     def _look_again(self, detector: Detector, key: str, sees: History, within_ms: int, where: Context) -> None:
         """Ask again when time may have taken away what was found."""
         desk = self._desk
-        until = desk.asking.ask(detector, key, where, detector.until, sees)
+        has_end = type(detector).until is not Detector.until
+        until = desk.asking.ask(detector, key, where, detector.until, sees) if has_end else None
         desk.timers.at(min(sees[0].at_ms + within_ms, until or _ALWAYS), self.finding_due, key)
 
     def recheck(self, key: str, second: int, position: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import takewhile
 
 from analytics.detectors.detector import JOB, Detector, Finding, History, Seen
 from analytics.examples import failed, passed
@@ -64,5 +63,10 @@ class BrokenMain(Detector):
 
 def _red(history: History) -> list[Seen]:
     """The failures on the default branch since the last pass there, oldest first."""
-    newest_first = (seen for seen in reversed(history) if seen.main)
-    return list(takewhile(lambda seen: seen.outcome in FAILING, newest_first))[::-1]
+    red: list[Seen] = []
+    for seen in reversed(history):
+        if seen.main:
+            if seen.outcome is Outcome.PASSED:
+                break
+            red.append(seen)
+    return red[::-1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby, pairwise
 
 from analytics.detectors.detector import JOB, Detector, Finding, History, Seen
 from analytics.examples import failed, passed
@@ -29,10 +27,7 @@ class FlakyOnMain(Detector):
 
     def judge(self, history: History, at_ms: int) -> Finding | None:
         """Count the single red commits between green ones."""
-        main = [seen for seen in history if seen.main]
-        if len({seen.commit_sha for seen in main if seen.outcome in FAILING}) < self.threshold:
-            return None
-        isolated = list(_isolated(main, history))
+        isolated = _isolated(history)
         if len(isolated) < self.threshold:
             return None
         proof = [seen for flip in isolated for seen in flip]
@@ -70,15 +65,19 @@ class FlakyOnMain(Detector):
     )
 
 
-def _isolated(main: list[Seen], history: History) -> Iterator[list[Seen]]:
+def _isolated(history: History) -> list[list[Seen]]:
     """The failures of single commits, each with the pass of the next commit; not where that commit passed too."""
     passed = {seen.commit_sha for seen in history if seen.outcome is Outcome.PASSED} | {None}
-    stretches = [list(some) for _, some in groupby(main, key=_failing)]
-    for red, green in pairwise(stretches):
-        commit = red[0].commit_sha
-        if _failing(red[0]) and commit not in passed and all(seen.commit_sha == commit for seen in red):
-            yield [*red, green[0]]
-
-
-def _failing(seen: Seen) -> bool:
-    return seen.outcome in FAILING
+    isolated: list[list[Seen]] = []
+    red: list[Seen] = []
+    for seen in history:
+        if not seen.main:
+            continue
+        if seen.outcome is not Outcome.PASSED:
+            red.append(seen)
+        elif red:
+            commit = red[0].commit_sha
+            if commit not in passed and all(other.commit_sha == commit for other in red):
+                isolated.append([*red, seen])
+            red = []
+    return isolated
