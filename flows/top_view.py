@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _WIDE: Final = 120  # columns from which on two lists stand side by side
 _FEWEST: Final = 3  # lines of a list on the smallest terminal
 _ONCE: Final = (15, 8)  # lines of the first list, and of the other two, where no height bounds them
-_FIXED: Final = 11  # lines that are no row of a list: title, totals, green, decisions, findings, headers, blank lines
+_FIXED: Final = 10  # lines that are no row of a list: title, totals, green, decisions, findings, headers, blank lines
 _VERDICTS: Final[dict[str, str]] = {Verdict.ACT: "bold green", Verdict.WAIT: "yellow", Verdict.SKIP: "blue"}
 _BAD_RATE: Final = 0.2
+_WHOLE: Final = 9.95  # from which on a number is shown without tenths: it would be 10.0
 _NONE: Final = Text("-", style="bright_black")
 _PAST: Final = {"1h": "the last hour", "24h": "the last 24 hours", "7d": "the last 7 days"}
 
@@ -43,8 +44,12 @@ def view(board: Board, *, width: int, height: int | None = None) -> RenderableTy
         Text(),
         *([_side_by_side(flakiest, expensive)] if wide else [flakiest, Text(), expensive]),
         Text(),
-        _inline("decisions", ((f"{d.verdict} {d.reason}", d.cases, _VERDICTS.get(d.verdict)) for d in board.decisions)),
-        _inline("findings ", ((f.detector, f.findings, "magenta") for f in board.findings)),
+        _inline(
+            "decisions",
+            ((f"{d.verdict} {d.reason}", d.cases, _VERDICTS.get(d.verdict)) for d in board.decisions),
+            width,
+        ),
+        _inline("findings", ((f.detector, f.findings, "magenta") for f in board.findings), width),
     )
 
 
@@ -66,7 +71,7 @@ def brief(seconds: float | None) -> Text:
     """A length of time in at most six characters: 0.4s, 42s, 3m20s, 2h05m, 3d04h."""
     if seconds is None:
         return _NONE
-    if seconds < 9.95:  # noqa: PLR2004 - what is shown as 10 s has no tenths
+    if seconds < _WHOLE:
         return Text(f"{seconds:.1f}s")
     whole = round(seconds)
     for size, name, part, of_part in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
@@ -173,7 +178,9 @@ def _place(line: Line) -> Text:
 
 
 def _job(repository: str | None, workflow: str | None, job_name: str | None) -> Text:
-    return Text(escape(f"{repository} ")).append(escape(job_name or workflow or ""), "cyan")
+    """Repository and job; a Jenkins job is both, and named once."""
+    name, job = escape(repository or ""), escape(job_name or workflow or "")
+    return Text(name) if name.endswith(f"/{job}") else Text(f"{name} ").append(job, "cyan")
 
 
 def _signature(name: str | None) -> Text:
@@ -200,7 +207,7 @@ def _durations(line: Line) -> list[Text]:
 
 
 def _minutes(minutes: float | None) -> Text:
-    return _NONE if minutes is None else Text(f"{minutes:,.0f}")
+    return _NONE if minutes is None else Text(f"{minutes:,.{0 if minutes >= _WHOLE else 1}f}")
 
 
 def _flakiest(jobs: Sequence[FlakyJob]) -> Table:
@@ -219,14 +226,19 @@ def _expensive(costs: Sequence[Cost]) -> Table:
     rows = []
     for it in costs:
         label = _signature(it.signature).append("  ").append_text(_job(it.repository, it.workflow, it.job_name))
-        rows.append((label, (Text(f"{it.failures:,}"), Text(f"{it.minutes:,.0f}", style="bold red"))))
+        rows.append((label, (Text(f"{it.failures:,}"), _minutes(it.minutes))))
     return _table("most expensive failures, 7 days", ("failures", "minutes"), rows)
 
 
-def _inline(name: str, counts: Iterable[tuple[str, int, str | None]]) -> Text:
-    made = Text(f"{name}  ", style="", no_wrap=True, overflow="ellipsis")
+def _inline(name: str, counts: Iterable[tuple[str, int, str | None]], width: int) -> Text:
+    """Counts in one line: as many as it holds, and how many more there are."""
+    made = Text(f"{name:<9}  ", no_wrap=True, overflow="ellipsis")
     made.stylize("bold", 0, len(name))
-    first = len(made)
-    for said, count, style in counts:
-        made.append(", " if len(made) > first else "").append(f"{said} ", style or "").append(f"{count:,}", "bold")
-    return made if len(made) > first else made.append("none", "dim")
+    parts = [Text.assemble((f"{said} ", style or ""), (f"{count:,}", "bold")) for said, count, style in counts]
+    for number, part in enumerate(parts):
+        rest = Text(f", {len(parts) - number} more", style="dim")
+        last = number == len(parts) - 1
+        if number and made.cell_len + part.cell_len + (2 if last else 2 + len(", 10 more")) > width:
+            return made.append_text(rest)
+        made.append(", " if number else "").append_text(part)
+    return made if parts else made.append("none", "dim")
