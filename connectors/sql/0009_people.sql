@@ -643,8 +643,9 @@ WITH passed AS (
     WHERE detector = 'FlakyTest' AND state <> 'cleared'
     GROUP BY failure_id
 ), main AS (
-    SELECT DISTINCT ON (finding_id) instance, repository, subject, first_at,
-           CASE WHEN state = 'cleared' THEN at END AS green_at, state, message
+    SELECT DISTINCT ON (finding_id) instance, repository, subject, message,
+           min(first_at) OVER (PARTITION BY finding_id) AS first_at,
+           CASE WHEN state = 'cleared' AND message LIKE 'passed again%' THEN at END AS green_at
     FROM guard.findings
     WHERE detector = 'BrokenMain'
     ORDER BY finding_id, revision DESC
@@ -660,12 +661,12 @@ WITH passed AS (
     SELECT 'main', instance, repository, coalesce(subject ->> 'workflow', ''), coalesce(subject ->> 'job_name', ''),
            NULL, date_bin('1 day', first_at, timestamptz 'epoch'), first_at, green_at
     FROM main
-    WHERE state <> 'cleared' OR message NOT IN ('began earlier than was known', 'no longer holds')
+    WHERE message <> 'began earlier than was known'
 )
 SELECT *, extract(epoch FROM green_at - failed_at)::double precision AS seconds
 FROM episodes;
 COMMENT ON VIEW guard.recoveries IS 'How long jobs stayed red: from the first failure of a job on a commit, or on the default branch, to its next pass.';
-COMMENT ON COLUMN guard.recoveries.scope IS 'commit: a job on one commit, whose pass FlakyTest saw (within two hours, unless set otherwise); main: a job on the default branch, from BrokenMain.';
+COMMENT ON COLUMN guard.recoveries.scope IS 'commit: a job on one commit, whose pass FlakyTest saw (within two hours, unless set otherwise); main: a job on the default branch, red on several commits in a row, from BrokenMain.';
 COMMENT ON COLUMN guard.recoveries.instance IS 'The server or organisation: two GitLabs are two instances.';
 COMMENT ON COLUMN guard.recoveries.repository IS 'As the platform names it.';
 COMMENT ON COLUMN guard.recoveries.workflow IS 'The workflow''s or pipeline''s name; empty where the platform names none.';
@@ -673,7 +674,7 @@ COMMENT ON COLUMN guard.recoveries.job_name IS 'The job''s name; empty where the
 COMMENT ON COLUMN guard.recoveries.commit_sha IS 'The commit; NULL for main.';
 COMMENT ON COLUMN guard.recoveries.day IS 'The day of the first failure, midnight UTC. A commit that fails on two days counts on both.';
 COMMENT ON COLUMN guard.recoveries.failed_at IS 'Event time of the first failure.';
-COMMENT ON COLUMN guard.recoveries.green_at IS 'When it passed next: event time for commit, stream time for main. NULL if it never did, or not yet.';
+COMMENT ON COLUMN guard.recoveries.green_at IS 'When it passed next: event time for commit, stream time for main. NULL if it never did, or not yet, or it was not seen.';
 COMMENT ON COLUMN guard.recoveries.seconds IS 'From the first failure to green; NULL if it never got green.';
 
 CREATE VIEW guard.time_to_green AS

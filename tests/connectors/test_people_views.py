@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 from psycopg.rows import dict_row
 
+from analytics.detectors.broken_main import BrokenMain
+from analytics.detectors.detector import History
+from analytics.examples import passed
 from connectors.postgres import Connection, connect
 from connectors.postgres_rows import STATEMENT, Written, texts
 from models.records.event import uuid5_text
@@ -172,7 +175,7 @@ def _flips(rng: random.Random, failures: list[Failure]) -> Iterator[FindingRow]:
 
 
 def _broken(rng: random.Random, now_ms: int) -> Iterator[FindingRow]:
-    reasons = ["passed again", "no longer holds", "began earlier than was known", None]
+    reasons = ["passed again on commit a", "nothing failed there within 12:00:00", "began earlier than was known", None]
     for number, ((_, instance, repository), job, why) in enumerate(product(PLACES, JOBS, reasons), 10_000):
         raised = finding(
             number,
@@ -184,9 +187,11 @@ def _broken(rng: random.Random, now_ms: int) -> Iterator[FindingRow]:
             first_ms=now_ms - rng.randrange(10 * DAY_MS),
         )
         yield raised
+        if rng.random() < 0.5:
+            yield raised._replace(revision=1, state="changed", first_ms=raised.first_ms + rng.randrange(HOUR_MS))
         if why:
             yield raised._replace(
-                revision=1, state="cleared", message=why, at_ms=raised.first_ms + rng.randrange(DAY_MS)
+                revision=2, state="cleared", message=why, at_ms=raised.first_ms + rng.randrange(DAY_MS)
             )
 
 
@@ -197,7 +202,9 @@ def world(rng: random.Random) -> World:
 
 @pytest.fixture
 def connection(database: str, world: World) -> Iterator[Connection]:
-    said = ShardOutput(world.failures, world.findings, [], world.aggregates, [], world.diagnoses, world.job_hours)
+    said = ShardOutput(
+        world.failures, world.findings, [], world.aggregates, [], world.diagnoses, job_hours=world.job_hours
+    )
     with connect(database) as connection:
         for parameters in texts([Written(0, said, progress(1))]):
             connection.execute(STATEMENT, parameters)
@@ -403,11 +410,12 @@ def recoveries(world: World) -> list[Row]:
         (it for it in world.findings if it.detector == "BrokenMain"), lambda it: it.finding_id
     ).values():
         last = max(some, key=lambda it: it.revision)
-        if last.state != "cleared" or last.message == "passed again":
-            job = next(job for job in JOBS if _subject(*job, last.repository) == last.subject)
-            ended = last.at_ms if last.state == "cleared" else None
-            place = (last.instance, last.repository, *job)
-            found.append(_episode("main", place, None, floor(last.first_ms, DAY_MS), last.first_ms, ended))
+        if last.message != "began earlier than was known":
+            first_ms = min(it.first_ms for it in some)
+            passed = last.state == "cleared" and last.message.startswith("passed again")
+            place = (last.instance, last.repository, *job_of(last)[2:])
+            ended_ms = last.at_ms if passed else None
+            found.append(_episode("main", place, None, floor(first_ms, DAY_MS), first_ms, ended_ms))
     return found
 
 
@@ -430,6 +438,11 @@ def test_recoveries(connection: Connection, world: World) -> None:
     expected = recoveries(world)
     assert {row["seconds"] is None for row in expected} == {True, False}
     same(rows(connection, "recoveries"), expected, *keys)
+
+
+def test_the_view_and_the_detector_have_the_same_word_for_green() -> None:
+    history = History([passed(0, commit="c", main=True)])
+    assert BrokenMain().cleared(history, 0).startswith("passed again")
 
 
 def test_what_never_got_green_is_in_no_mean_and_counted(connection: Connection, world: World) -> None:
