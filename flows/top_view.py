@@ -95,7 +95,6 @@ def _row(left: Text, right: Text) -> Table:
 
 def _totals(totals: Totals) -> Text:
     return _facts(
-        ("started", Text(f"{totals.started:,}")),
         ("ended", Text(f"{totals.ended:,}")),
         ("failed", _failed(totals.failed)),
         ("", _rate(totals.failure_rate)),

@@ -76,7 +76,7 @@ def test_what_others_wrote_cannot_steer_the_terminal(by: By) -> None:
 def test_plain_text_has_no_colours_and_says_what_is_left_out() -> None:
     lines = plain(board()).split("\n")
     assert lines[0].startswith("guard top  the last 24 hours, by repository")
-    assert lines[1] == "started 1,000  ended 900  failed 90 10.0%  p50 1m02s  p95 2h00m  reruns -"
+    assert lines[1] == "ended 900  failed 90 10.0%  p50 1m02s  p95 2h00m  reruns -"
     assert lines[2] == (
         "green on the same commit after 12m34s (7; never or not yet 2)  main after - (0; never or not yet 1)"
     )
