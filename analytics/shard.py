@@ -191,7 +191,7 @@ class Shard:
             self._dead_letters,
             cases.diagnoses,
             asking.said,
-            stats,
+            stats=stats,
         )
         asking.said = []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []

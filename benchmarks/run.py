@@ -62,6 +62,7 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.log_reading --rate 50 --seconds 60 --readers 2",
         "benchmarks.log_reading --rate 10 --seconds 5 --readers 1",
     ),
+    "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",
@@ -98,6 +99,7 @@ def _summary(line: Mapping[str, Any]) -> str:
         "total_snapshot_ms",
         "megabytes_per_second",
         "growth",
+        "took_ms",
     )
     shown = ", ".join(f"{name} {line[name]}" for name in names if name in line)
     return f"{line['case']} {line.get('subject', '')}: {shown}"

@@ -38,6 +38,7 @@ _PRUNED = (
     "findings",
     "decisions",
     "aggregates",
+    "job_hours",
     "dead_letters",
     "passing_logs",
     "detector_faults",

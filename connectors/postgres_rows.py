@@ -29,6 +29,7 @@ from models.records.outputs import (
     DiagnosisRow,
     Failure,
     FindingRow,
+    JobHour,
     ShardOutput,
 )
 
@@ -41,6 +42,7 @@ _TIMES = {
     "last_ms": "last_at",
     "at_ms": "at",
     "minute_ms": "minute",
+    "hour_ms": "hour",
 }
 _TYPES_BY_NAME = {
     **dict.fromkeys(_TIMES, "timestamptz"),
@@ -112,6 +114,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "dead_letters": _columns(DeadLetter),
     "diagnoses": _columns(DiagnosisRow),
     "detector_faults": _columns(DetectorFault),
+    "job_hours": _columns(JobHour),
 }
 
 _INSERT = """

@@ -35,6 +35,7 @@ from flows import (
     servers,
     status,
     supervise,
+    top,
 )
 from flows.command import AWAY, DONE, INTERRUPTED, LEFT_OUT, PLAIN, WRONG, Context, Help, In, answer, complain, show
 from flows.normalise import normalise as normalised
@@ -57,6 +58,7 @@ app = App(
 app.meta.default_parameter = PLAIN
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(top.top)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")

@@ -90,7 +90,7 @@ def addresses(stage: Stage, guard: str) -> tuple[str, ...]:
         f"post     curl -K {files.curl} {stage.webhooks}/jenkins",
         f"metrics  {base}:{ports.receiver_admin}/metrics (receiver)  {base}:{ports.flow_metrics}/metrics (flow)",
         f"rows     {stage.psql} '{stage.postgres.url}' -c 'TABLE guard.current_decisions'",
-        f"look     {guard} status {settings};  {guard} explain ID {settings}",
+        f"look     {guard} top {settings}  (and status, explain ID)",
     )
 
 

@@ -239,6 +239,7 @@ class Retention(Section):
     findings: Days = 90
     decisions: Days = 365
     aggregates: Days = 400
+    job_hours: Days = 400
     dead_letters: Days = 30
     passing_logs: Days = 30
     detector_faults: Days = 90

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 from rich.console import RenderableType
 
+from connectors import postgres_people as people
+from connectors.postgres import Connection
 from connectors.postgres_queries import Status, status
 from connectors.redis_streams import ShardBacklog, backlog
 from flows.servers import database, streams
 from flows.settings import Settings
 from flows.tables import facts, lasted, one_line, table
+from flows.top_view import brief, percent
 from models.records.errors import GuardError
 from models.records.event import SHARDS
 
 SINCE: Final = timedelta(hours=1)
 _DIGITS: Final = 12  # of a rulebook's digest
+_WORST: Final = 3  # jobs and failures named
 
 
 class ShardStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,6 +51,15 @@ class DecisionCount(msgspec.Struct, frozen=True):
     count: int
 
 
+class Essentials(msgspec.Struct, frozen=True):
+    """What people would ask first. Jobs are of the last hour; what is flaky or expensive, of the last seven days."""
+
+    jobs: people.Totals
+    green: list[people.Green]
+    flakiest: list[people.FlakyJob]
+    most_expensive: list[people.Cost]
+
+
 class Standing(msgspec.Struct, frozen=True):
     """Everything. `unreachable` says what could not be asked; counts are of the last hour."""
 
@@ -55,6 +69,7 @@ class Standing(msgspec.Struct, frozen=True):
     decisions: list[DecisionCount]
     failures: list[Count]
     dead_letters_open: int | None
+    essentials: Essentials | None
 
 
 def look(settings: Settings, *, at_ms: int) -> Standing:
@@ -62,6 +77,8 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
     unreachable: list[str] = []
     waiting: list[ShardBacklog] | None = None
     stored: Status | None = None
+    essentials: Essentials | None = None
+    since = datetime.fromtimestamp(at_ms / 1000, UTC) - SINCE
     try:
         with streams(settings) as client:
             waiting = backlog(client, now_ms=at_ms)
@@ -69,7 +86,8 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
         unreachable.append(one_line(str(error)))
     try:
         with database(settings) as connection:
-            stored = status(connection, datetime.fromtimestamp(at_ms / 1000, UTC) - SINCE)
+            stored = status(connection, since)
+            essentials = _essentials(connection, since)
     except GuardError as error:
         unreachable.append(one_line(str(error)))
     return Standing(
@@ -79,6 +97,16 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
         decisions=[DecisionCount(*said, count) for said, count in stored.decisions.items()] if stored else [],
         failures=[Count(name, count) for name, count in stored.failures.items()] if stored else [],
         dead_letters_open=stored.dead_letters_open if stored else None,
+        essentials=essentials,
+    )
+
+
+def _essentials(connection: Connection, since: datetime) -> Essentials:
+    return Essentials(
+        jobs=people.totals(connection, people.Window(since, "minute")),
+        green=people.green(connection, since),
+        flakiest=people.flakiest(connection, most=_WORST),
+        most_expensive=people.most_expensive(connection, most=_WORST),
     )
 
 
@@ -120,4 +148,30 @@ def shown(standing: Standing) -> list[RenderableType]:
             table("failures", ("signature", "#count"), failures),
             facts("dead letters", [("open", standing.dead_letters_open)]),
         ]
+    if standing.essentials is not None:
+        tables += _people(standing.essentials)
     return tables
+
+
+def _people(it: Essentials) -> Iterator[RenderableType]:
+    jobs = it.jobs
+    yield facts(
+        "jobs in the last hour",
+        [
+            ("started", jobs.started),
+            ("ended", jobs.ended),
+            ("failed", f"{jobs.failed} ({percent(jobs.failure_rate)})"),
+            ("median duration", brief(jobs.duration_p50_s)),
+            ("95th percentile", brief(jobs.duration_p95_s)),
+            *((f"{g.scope}: green after", f"{brief(g.mean_s)}, not yet {g.never_green}") for g in it.green),
+        ],
+    )
+    if it.flakiest:
+        flaky = [(job.repository, job.job_name or job.workflow, job.flips, job.runs) for job in it.flakiest]
+        yield table("flakiest jobs in 7 days", ("repository", "job", "#flips", "#runs"), flaky)
+    if it.most_expensive:
+        costs = [
+            (cost.signature or "no signature", cost.repository, cost.job_name or cost.workflow, f"{cost.minutes:.0f}")
+            for cost in it.most_expensive
+        ]
+        yield table("most expensive failures in 7 days", ("signature", "repository", "job", "#minutes"), costs)

@@ -251,6 +251,32 @@ class DeadLetter(NamedTuple):
     received_ms: int
 
 
+class JobHour(NamedTuple):
+    """One job's hour, by event time, final: written once, when the hour has closed. Counted are runs that ended."""
+
+    shard: int
+    position: int
+    platform: str
+    instance: str
+    repository: str
+    workflow: str  # empty where the platform names none: it is part of the key
+    job_name: str  # likewise
+    hour_ms: int
+    passed: int
+    failed: int  # timed out and errored ones too
+    other: int  # cancelled, skipped, unstable, neutral
+    reruns: int  # of all these, the runs of a later attempt than the first
+    duration_ms_sum: int
+    duration_ms_failed_sum: int  # of that, spent in runs that failed
+    duration_ms_rerun_sum: int  # of that, spent in reruns that did not fail
+    durations: list[int]  # counts by bucket, as in Aggregate
+    queue_ms_sum: int
+    queues: list[int]  # likewise, of the time that runs waited before they started
+    main_passed: int  # on the default branch
+    main_failed: int
+    late: int  # events that came after an earlier hour of this job had closed
+
+
 class ShardStats(NamedTuple):
     """What is counted for the metrics and judged by nobody."""
 
@@ -269,6 +295,7 @@ class ShardOutput(NamedTuple):
     dead_letters: list[DeadLetter]
     diagnoses: list[DiagnosisRow] = []  # noqa: RUF012 - never added to in place
     detector_faults: list[DetectorFault] = []  # noqa: RUF012 - never added to in place
+    job_hours: list[JobHour] = []  # noqa: RUF012 - never added to in place
     stats: ShardStats = ShardStats(0, 0, 0)
 
     @property

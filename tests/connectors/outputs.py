@@ -14,11 +14,13 @@ from models.records.outputs import (
     DiagnosisRow,
     Failure,
     FindingRow,
+    JobHour,
     ShardOutput,
 )
 
 NOW_MS = 1_795_000_000_123
 MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
 
 
 def failure(number: int, **changes: Any) -> Failure:
@@ -202,6 +204,33 @@ def fault(number: int, **changes: Any) -> DetectorFault:
     )._replace(**changes)
 
 
+def job_hour(number: int, **changes: Any) -> JobHour:
+    """Hour `number` of the job of failure()."""
+    return JobHour(
+        shard=number % 12,
+        position=number,
+        platform="github",
+        instance="github.com",
+        repository="org/repo",
+        workflow="CI",
+        job_name="test (3.11)",
+        hour_ms=(NOW_MS // HOUR_MS + number) * HOUR_MS,
+        passed=6,
+        failed=2,
+        other=1,
+        reruns=1,
+        duration_ms_sum=540_000,
+        duration_ms_failed_sum=120_000,
+        duration_ms_rerun_sum=60_000,
+        durations=[0, 0, 0, 0, 0, 0, 9, *[0] * 9],
+        queue_ms_sum=18_000,
+        queues=[0, 9, *[0] * 14],
+        main_passed=3,
+        main_failed=1,
+        late=0,
+    )._replace(**changes)
+
+
 def output(number: int) -> ShardOutput:
     """One record of each kind."""
     return ShardOutput(
@@ -212,6 +241,7 @@ def output(number: int) -> ShardOutput:
         [letter(number)],
         [diagnosis(number)],
         [fault(number)],
+        job_hours=[job_hour(number)],
     )
 
 

@@ -36,6 +36,9 @@ VIEWS = {
     "why_not_healed",
     "repository_minutes",
     "dead_letters_open",
+    *("platform_minutes", "counted_hours", "repository_hours", "repository_days", "platform_hours", "platform_days"),
+    *("job_hour_rates", "job_days", "signature_minutes", "signature_hours", "signature_days"),
+    *("recoveries", "time_to_green", "flakiest_jobs", "most_expensive_failures"),
 }
 
 
@@ -56,7 +59,7 @@ def test_migrations_are_applied_once_and_in_order(empty_database: str) -> None:
     assert applied == sorted(applied)
     assert applied[0] == "0001_tables.sql"
     assert migrate(empty_database) == []
-    assert schema_version(empty_database) == len(applied)
+    assert schema_version(empty_database) == postgres.migrations()[-1].version
 
 
 def test_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
@@ -294,6 +297,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "findings": 0,
         "decisions": 0,
         "aggregates": 0,
+        "job_hours": 0,
         "dead_letters": 0,
         "passing_logs": 0,
         "detector_faults": 0,
@@ -364,6 +368,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "dead_letters": 1,
         "diagnoses": 1,
         "detector_faults": 1,
+        "job_hours": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}

@@ -22,7 +22,17 @@ from connectors.postgres_writer import BadRow, Limits, Writer
 from flows.embedded import EmbeddedPostgres
 from models.records.event import SHARDS
 from models.records.outputs import ShardOutput
-from tests.connectors.outputs import aggregate, decision, diagnosis, failure, fault, finding, letter, progress
+from tests.connectors.outputs import (
+    aggregate,
+    decision,
+    diagnosis,
+    failure,
+    fault,
+    finding,
+    job_hour,
+    letter,
+    progress,
+)
 
 KEYS = {f"salted-{shard}-{shard * 7}": shard for shard in range(SHARDS)}
 BATCHES = 40
@@ -93,6 +103,7 @@ def item(number: int) -> Item:
         [letter(number)],
         [diagnosis(n) for n in own[:5]],
         [fault(number)],
+        job_hours=[job_hour(n) for n in own[:4]],
     )
     return said, progress(number)
 
@@ -119,6 +130,7 @@ def test_what_a_snapshot_covers_is_there(sink: Case, parts: Callable[[int], Post
         "dead_letters": 3,
         "diagnoses": 15,
         "detector_faults": 3,
+        "job_hours": 12,
     }
     assert sink.positions() == {3: 3}
 
@@ -249,5 +261,6 @@ def test_a_server_that_is_killed_while_it_writes_has_every_snapshot_exactly_once
         "dead_letters": (BATCHES * 2,) * 2,
         "diagnoses": (BATCHES * 10,) * 2,
         "detector_faults": (BATCHES * 2,) * 2,
+        "job_hours": (BATCHES * 8,) * 2,
     }
     assert sink.positions() == {0: BATCHES * 2, 1: BATCHES * 2 + 1}
