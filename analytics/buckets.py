@@ -38,3 +38,11 @@ def quantile_bucket(counts: Mapping[int, int], share: float) -> int | None:
         if below >= share * total:
             return bucket
     return None
+
+
+def by_doubling(counts: Mapping[int, int], buckets: int) -> list[int]:
+    """The same in coarse buckets: bucket i holds what is below 2**i seconds, the last one all that is longer."""
+    coarse = [0] * buckets
+    for bucket, count in counts.items():
+        coarse[min(bucket // PER_OCTAVE + 1, buckets - 1)] += count
+    return coarse

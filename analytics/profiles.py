@@ -20,13 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analytics.buckets import NO_BUCKET, fine_bucket_of
+from analytics.buckets import NO_BUCKET, by_doubling, fine_bucket_of
 from analytics.desk import Desk
 from analytics.detectors.detector import JOB, REPOSITORY, Counts, Field, Finding, Profile
 from analytics.findings import Context
 from analytics.journal import Journal
-from analytics.panes import Ints
+from analytics.panes import BUCKETS, Ints
 from analytics.rows import JOB_ENDED, JOB_FAILED, JOB_PASSED, MAX_DURATION_MS, SEPARATOR, TEN_MINUTES_MS
+from models.records.outputs import JobHour
 
 PANE_MS: Final = TEN_MINUTES_MS
 HOUR_MS: Final = 3_600_000
@@ -57,6 +58,7 @@ SUMS: Final = (
     "main_failed",
     "duration_ms",
     "failed_ms",
+    "rerun_ms",
     "queue_ms",
 )
 _SUMS: Final = (*SUMS, "late")
@@ -86,9 +88,10 @@ class Hour(NamedTuple):
 class Profiles:
     """The profiles of one shard, the panes that are open, and what of the closed ones is still to be taken."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Begin with nothing counted."""
+    def __init__(self, desk: Desk, from_ms: int) -> None:
+        """Begin with nothing counted. Hours begun before `from_ms` were counted in part by a state that is lost."""
         self._desk: Final = desk
+        self._from_ms: Final = from_ms
         self._told: list[pa.Table] = []
         self._rows = 0
         self._open: list[pa.Table] = []
@@ -97,7 +100,7 @@ class Profiles:
         self._hour_number = -1
         self._waiting: dict[tuple[Field, ...], list[pa.Table]] = {JOB: [], REPOSITORY: []}
         self._kept: Final = {JOB: Kept(desk, JOB), REPOSITORY: Kept(desk, REPOSITORY)}
-        self.hours: list[tuple[Hour, int]] = []  # what is to be said of jobs, and at which position
+        self.said: list[JobHour] = []
         self.when_due: Final[dict[str, Callable[[Any, int, int], None]]] = {
             PANE_DUE: self._close,
             _HOUR_DUE: self._close_hour,
@@ -171,8 +174,8 @@ class Profiles:
         where = self._desk.where(position, second * 1000)
         for hour in _by_key(table.slice(0, end)):
             self._kept[by].take(hour, where)
-            if by == JOB:
-                self.hours.append((hour, position))
+            if by == JOB and hour.hour_ms >= self._from_ms:
+                self.said.append(_row(hour, where))
         waiting[0] = table.slice(end)
         if not waiting[0].num_rows:
             del waiting[0]
@@ -352,6 +355,34 @@ def _counts(hour: Hour) -> Counts:
     )
 
 
+def _row(hour: Hour, where: Context) -> JobHour:
+    instance, repository, workflow, job_name = hour.key.split(SEPARATOR, 3)
+    sums = hour.sums
+    return JobHour(
+        shard=where.shard,
+        position=where.position,
+        platform=hour.platform,
+        instance=instance,
+        repository=repository,
+        workflow=workflow,
+        job_name=job_name,
+        hour_ms=hour.hour_ms,
+        passed=sums["passed"],
+        failed=sums["failed"],
+        other=sums["other"],
+        reruns=sums["reruns"],
+        duration_ms_sum=sums["duration_ms"],
+        duration_ms_failed_sum=sums["failed_ms"],
+        duration_ms_rerun_sum=sums["rerun_ms"],
+        durations=by_doubling(hour.durations, BUCKETS),
+        queue_ms_sum=sums["queue_ms"],
+        queues=by_doubling(hour.queues, BUCKETS),
+        main_passed=sums["main_passed"],
+        main_failed=sums["main_failed"],
+        late=sums["late"],
+    )
+
+
 def _packed(profile: Profile) -> bytes:
     return msgspec.msgpack.encode(profile)
 
@@ -369,7 +400,7 @@ def _counted(told: pa.Table) -> pa.Table:
     late = (pane + 1) * PANE_MS + SETTLED_MS <= stream
     counts = ~late
     passed, failed = counts & (code == JOB_PASSED), counts & (code == JOB_FAILED)
-    main = np.asarray(told.column("main"))
+    main, again = np.asarray(told.column("main")), np.asarray(told.column("attempt")) > 1
     duration, known = _known(told.column("duration_ms"), counts)
     queue, waited = _known(told.column("queued_ms"), counts)
     columns = {
@@ -381,11 +412,12 @@ def _counted(told: pa.Table) -> pa.Table:
         "passed": passed,
         "failed": failed,
         "other": counts & (code == JOB_ENDED),
-        "reruns": counts & (np.asarray(told.column("attempt")) > 1),
+        "reruns": counts & again,
         "main_passed": passed & main,
         "main_failed": failed & main,
         "duration_ms": np.where(known, duration, 0),
         "failed_ms": np.where(known & failed, duration, 0),
+        "rerun_ms": np.where(known & again & ~failed, duration, 0),
         "queue_ms": np.where(waited, queue, 0),
         "late": late,
     }

@@ -106,7 +106,7 @@ class Shard:
         self._runs: Final = Runs(self._desk, self._durations)
         self._scopes: Final = Scopes(self._desk)
         self._cases: Final = Cases(self._desk, self._scopes)
-        self._profiles: Final = Profiles(self._desk)
+        self._profiles: Final = Profiles(self._desk, from_ms)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
@@ -191,9 +191,10 @@ class Shard:
             self._dead_letters,
             cases.diagnoses,
             asking.said,
-            stats=stats,
+            self._profiles.said,
+            stats,
         )
-        asking.said = []
+        asking.said, self._profiles.said = [], []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 

@@ -102,12 +102,12 @@ class Log:
         self.put(Entry(Kind.CONTROL, Encoding.JSON, at_ms, msgspec.json.encode({"rulebook": rulebook.digest})))
 
 
-ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses", "detector_faults")
+ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses", "detector_faults", "job_hours")
 
 
 def nothing() -> ShardOutput:
     """No rows yet."""
-    return ShardOutput([], [], [], [], [], [], [])
+    return ShardOutput([], [], [], [], [], [], [], [])
 
 
 def add(said: ShardOutput, more: ShardOutput) -> None:

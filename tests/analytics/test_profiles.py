@@ -13,10 +13,11 @@ import pytest
 from analytics import profiles
 from analytics import rulebook as rulebooks
 from analytics.detectors.detector import JOB, REPOSITORY, Counts, Finding, Profile, ProfileDetector
-from analytics.profiles import HOUR_MS, PANE_MS, SETTLED_MS, Hour, profile_of
+from analytics.profiles import HOUR_MS, PANE_MS, SETTLED_MS, profile_of
 from analytics.shard import Shard
 from models.records import columns
 from models.records.event import Event, Outcome
+from models.records.outputs import JobHour
 from tests.analytics.log import MINUTE, RULEBOOK, SCORER, T0, Log, fresh, play, resolver, some_at_a_time
 from tests.events import make_event
 
@@ -68,37 +69,57 @@ def by_hand(events: list[Event]) -> Counter[tuple[str, int, str]]:
         counted[key, hour, f"main_{kind}"] += bool(meta.is_default_branch) and kind != "other"
         counted[key, hour, "duration_ms"] += meta.duration_ms or 0
         counted[key, hour, "failed_ms"] += (meta.duration_ms or 0) * (kind == "failed")
+        counted[key, hour, "rerun_ms"] += (meta.duration_ms or 0) * (kind != "failed" and meta.attempt > 1)
+        counted[key, hour, "known"] += meta.duration_ms is not None
+        counted[key, hour, "waited"] += meta.queued_ms is not None
         counted[key, hour, "queue_ms"] += meta.queued_ms or 0
     return +counted
 
 
-def told(hours: list[Hour]) -> Counter[tuple[str, int, str]]:
+NAMES = {
+    "passed": "passed",
+    "failed": "failed",
+    "other": "other",
+    "reruns": "reruns",
+    "main_passed": "main_passed",
+    "main_failed": "main_failed",
+    "duration_ms_sum": "duration_ms",
+    "duration_ms_failed_sum": "failed_ms",
+    "duration_ms_rerun_sum": "rerun_ms",
+    "queue_ms_sum": "queue_ms",
+    "late": "late",
+}
+
+
+def told(hours: list[JobHour]) -> Counter[tuple[str, int, str]]:
     counted: Counter[tuple[str, int, str]] = Counter()
     for hour in hours:
-        for name, number in hour.sums.items():
-            counted[hour.key, hour.hour_ms, name] += number
+        key = f"{hour.instance}\x1f{hour.repository}\x1f{hour.workflow}\x1f{hour.job_name}"
+        for column, name in NAMES.items():
+            counted[key, hour.hour_ms, name] += getattr(hour, column)
+        counted[key, hour.hour_ms, "known"] += sum(hour.durations)
+        counted[key, hour.hour_ms, "waited"] += sum(hour.queues)
     return +counted
 
 
-def hours_of(log: Log, rng: random.Random, *, restores: bool = False) -> tuple[list[Hour], Shard]:
+def hours_of(log: Log, rng: random.Random, *, restores: bool = False) -> list[JobHour]:
     """The hours that a shard closes, in batches of all sizes."""
-    shard, sizes, hours, begin = fresh(), some_at_a_time(rng), [], 0
+    shard, sizes, begin = fresh(), some_at_a_time(rng), 0
+    hours: list[JobHour] = []
     while begin < len(log.entries):
         end = begin + next(sizes)
-        shard.process(columns.decode(log.entries[begin:end]))
-        hours += [hour for hour, _ in shard._profiles.hours]
-        shard._profiles.hours.clear()
+        hours += shard.process(columns.decode(log.entries[begin:end])).job_hours
         begin = end
         if restores and rng.random() < 0.3:
             shard = Shard.restore(shard.snapshot(), lambda _: RULEBOOK)
-    return hours, shard
+    return hours
 
 
 def test_every_job_run_is_counted_once_in_its_hour(rng: random.Random) -> None:
     events = ended(rng, 5, 400)
-    hours, _ = hours_of(log_of([(at_ms(e), e) for e in events]), rng)
+    hours = hours_of(log_of([(at_ms(e), e) for e in events]), rng)
     assert told(hours) == by_hand(events)
-    assert len({(hour.key, hour.hour_ms) for hour in hours}) == len(hours)
+    assert len({(h.repository, h.job_name, h.hour_ms) for h in hours}) == len(hours)
     assert {hour.platform for hour in hours} == {"github"}
 
 
@@ -106,22 +127,24 @@ def test_disorder_of_five_minutes_and_duplicates_and_restarts_change_no_count(rn
     events = ended(rng, 3, 300)
     late = sorted((min(at_ms(e) + rng.randrange(300_000), T0 + 4 * HOUR_MS), i, e) for i, e in enumerate(events))
     twice = sorted([*late, *((at + rng.randrange(100_000), i, e) for at, i, e in late)], key=lambda a: a[:2])
-    hours, _ = hours_of(log_of([(at, e) for at, _, e in twice]), rng, restores=True)
+    hours = hours_of(log_of([(at, e) for at, _, e in twice]), rng, restores=True)
     assert told(hours) == by_hand(events)
 
 
 def test_what_comes_later_than_that_is_counted_as_late_where_stream_time_stands(rng: random.Random) -> None:
     event = make_event(Outcome.PASSED, T0)
-    hours, _ = hours_of(log_of([(T0 + 3 * HOUR_MS, event)]), rng)
-    assert [(hour.hour_ms, +Counter(hour.sums)) for hour in hours] == [(T0 + 3 * HOUR_MS, Counter(late=1))]
+    hours = hours_of(log_of([(T0 + 3 * HOUR_MS, event)]), rng)
+    assert [(hour.hour_ms, name, count) for (_, _, name), count in told(hours).items() for hour in hours] == [
+        (T0 + 3 * HOUR_MS, "late", 1)
+    ]
 
 
 def test_many_keys_are_taken_in_portions_that_a_restart_may_cut(rng: random.Random, monkeypatch: Any) -> None:
     monkeypatch.setattr(profiles, "_LEAST_ROWS", 3)
     events = ended(rng, 2, 200)
     log = log_of([(at_ms(e), e) for e in events])
-    whole, _ = hours_of(log, random.Random(1))
-    cut, _ = hours_of(log, random.Random(2), restores=True)
+    whole = hours_of(log, random.Random(1))
+    cut = hours_of(log, random.Random(2), restores=True)
     assert told(whole) == by_hand(events)
     assert whole == cut
 
