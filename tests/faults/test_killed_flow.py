@@ -39,7 +39,7 @@ def test_kills_at_random_moments_leave_exactly_the_rows_of_a_calm_run(
     assert absorbed(), "no replayed row met itself: the kills tested nothing"
     report = ground.check()
     report.must_be_exact()
-    assert min(report.rows.values()) > 0
+    assert all(count or table == "detector_faults" for table, count in report.rows.items())
     assert len(flow.births) >= (kills + 1) * processes
     assert statistics.median(seconds) < RESTART_SECONDS
 
