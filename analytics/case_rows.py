@@ -32,6 +32,8 @@ class Touch(NamedTuple):
     received_ms: int
     newest_ms: int
     where: Context
+    ended_ms: int = 0
+    environments: tuple[str, ...] = ()
 
 
 class Failed(NamedTuple):
@@ -159,14 +161,15 @@ def diagnosis_row(about: LogRead, score: Score | None, where: Context) -> Diagno
 def decision_row(
     touch: Touch, decision: Decision, views: list[FailedJob], said: list[Any], rulebook: Rulebook
 ) -> DecisionRow:
-    """What is to be done about a case; `said` is verdict, reason, calls and the failures covered."""
+    """What is to be done about a case; `said` is verdict, reason, calls, failures covered, mode and not_before_ms."""
     case, where = touch.case, touch.where
-    verdict, reason, calls, covered = said
+    verdict, reason, calls, covered, mode, not_before_ms = said
     explanation = {
         "jobs": [view._asdict() for view in views],
         "run_ended": touch.ended,
         "rerun_after": case.rerun_after,
         "score_moved_by": _worst(touch.jobs).top,
+        "rules": decision.rules,
     }
     return DecisionRow(
         decision_id=uuid5_text("decision", case.case_id, str(case.revision)),
@@ -184,7 +187,7 @@ def decision_row(
         branch=case.branch,
         verdict=verdict,
         reason=reason,
-        mode=rulebook.policy.mode,
+        mode=mode,
         action=decision.action,
         calls=calls,
         jobs=covered,
@@ -196,6 +199,7 @@ def decision_row(
         received_ms=touch.received_ms,
         at_ms=where.at_ms,
         rulebook=where.rulebook,
+        not_before_ms=not_before_ms,
     )
 
 
