@@ -121,21 +121,31 @@ may bring a hard stop to light that forbids what all the rest would allow."""
 def decide(case: CaseView, policy: Policy) -> Decision:
     """What is to be done about `case`; jobs that were allowed to fail are left out of it."""
     jobs = [job for job in case.jobs if not job.allow_failure]
-    alone = _alone(case, jobs)
-    rerun = jobs if alone else case.jobs  # a rerun of the run takes every failed job with it
-    action = RERUN_JOB if alone else RERUN_FAILED
-    weighed = [_weigh(case, job, action, policy) for job in rerun]
+    action = action_for(case, jobs)
+    rerun = jobs if action == RERUN_JOB else case.jobs  # a rerun of the run takes every failed job with it
+    weighed = [_weigh(case, job, policy, action) for job in sorted(rerun, key=_by_time)]
     terms = of_all([each.terms for each in weighed]) if weighed else policy.base
-    mode = least_mode(terms.mode, "suggest") if any(job.is_fork for job in jobs) else terms.mode
-    said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, rerun, terms)
-    return said._replace(mode=mode, rules=terms.rules)
+    of_fork = any(job.is_fork for job in jobs)
+    said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, action, weighed, terms)
+    return Decision(
+        *said[:6],
+        mode=least_mode(terms.mode, "suggest") if of_fork else terms.mode,
+        not_before_ms=said.not_before_ms,
+        rules=terms.rules,
+    )
 
 
-def _weigh(case: CaseView, job: FailedJob, action: str, policy: Policy) -> _Weighed:
-    """What the policy says of `job`. While its log is awaited no rule is followed that asks for its cause."""
+def _weigh(case: CaseView, job: FailedJob, policy: Policy, action: str) -> _Weighed:
+    terms = policy.terms_of(subject_of(case, job, action)) if policy.rules else policy.base
+    return _Weighed(job, terms, bool(job.environments) and policy.protects(job.environments))
+
+
+def subject_of(case: CaseView, job: FailedJob, action: str) -> Subject:
+    """What rules look at. While the log of `job` is awaited, none is followed that asks for its cause."""
     cause = (None, None) if job.awaits_log else (job.signature, job.category)
-    place = (case.platform, case.instance, case.repository, case.branch, job.workflow, job.job_name)
-    return _Weighed(job, policy.terms_of(Subject(*place, *cause, action)), policy.protects(job.environments))
+    return Subject(
+        case.platform, case.instance, case.repository, case.branch, job.workflow, job.job_name, *cause, action
+    )
 
 
 def _refusal(case: CaseView, jobs: _Jobs, weighed: Sequence[_Weighed], terms: Terms) -> Decision | None:
@@ -147,11 +157,10 @@ def _refusal(case: CaseView, jobs: _Jobs, weighed: Sequence[_Weighed], terms: Te
     if not jobs:
         return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
     for reason, refuses, in_any in _NEVER:
-        against = [each.job for each in weighed if (in_any or not each.job.allow_failure) and refuses(each)]
-        if against:
-            first = min(against, key=_by_time)
-            verdict = Verdict.WAIT if reason is Reason.AWAITING_LOG else Verdict.SKIP
-            return Decision(verdict, reason, first.signature, first.score)
+        for each in weighed:
+            if refuses(each) and (in_any or not each.job.allow_failure):
+                verdict = Verdict.WAIT if reason is Reason.AWAITING_LOG else Verdict.SKIP
+                return Decision(verdict, reason, each.job.signature, each.job.score)
     worst = _worst(jobs)
     of_all_jobs = Reason.NOT_RERUNNABLE if case.rerun_after is None else _about_all(case, jobs, worst, terms)
     return Decision(Verdict.SKIP, of_all_jobs, worst.signature, worst.score) if of_all_jobs else None
@@ -167,21 +176,21 @@ def _about_all(case: CaseView, jobs: _Jobs, worst: FailedJob, terms: Terms) -> R
     return None
 
 
-def _go_ahead(case: CaseView, jobs: _Jobs, rerun: _Jobs, terms: Terms) -> Decision:
+def _go_ahead(case: CaseView, jobs: _Jobs, action: str, weighed: Sequence[_Weighed], terms: Terms) -> Decision:
     """A rerun, or waiting until the platform takes it."""
     worst = _worst(jobs)
     if case.rerun_after == "run" and case.ended is None:
         if case.given_up:
             return Decision(Verdict.SKIP, Reason.RUN_END_UNSEEN, worst.signature, worst.score)
         return Decision(Verdict.WAIT, Reason.RUN_IN_PROGRESS, worst.signature, worst.score)
-    fork = any(job.is_fork for job in jobs)
     return Decision(
         Verdict.ACT,
-        Reason.FORK_NEEDS_APPROVAL if fork else Reason.TRANSIENT_CAUSE,
+        Reason.FORK_NEEDS_APPROVAL if any(job.is_fork for job in jobs) else Reason.TRANSIENT_CAUSE,
         worst.signature,
         worst.score,
-        *_rerun(case, jobs),
-        not_before_ms=_not_before_ms(case, jobs, rerun, terms),
+        action,
+        _calls(case, jobs, action),
+        not_before_ms=_end_ms(case, weighed, action) + _wait_ms(case, _tries(case, jobs), terms),
     )
 
 
@@ -199,18 +208,21 @@ def _tries(case: CaseView, jobs: _Jobs) -> int:
     return case.attempt + max([job.native_retries for job in jobs])
 
 
-def _not_before_ms(case: CaseView, jobs: _Jobs, rerun: _Jobs, terms: Terms) -> int:
-    """The event time from which on it may be run again: never random, and the same for the same run attempt."""
-    end_ms = max([job.at_ms for job in rerun])
-    if not _alone(case, jobs):
-        end_ms = max(end_ms, case.ended_ms)
+def _end_ms(case: CaseView, weighed: Sequence[_Weighed], action: str) -> int:
+    """When what would be run again had ended, in event time."""
+    last_ms = max([each.job.at_ms for each in weighed])
+    return last_ms if action == RERUN_JOB else max(last_ms, case.ended_ms)
+
+
+def _wait_ms(case: CaseView, tries: int, terms: Terms) -> int:
+    """For how long after that nothing is done: never random, and always the same for the same run attempt."""
     shortest_ms = terms.backoff_seconds * 1000
     if shortest_ms == 0:
-        return end_ms
-    factors = min(max(_tries(case, jobs) - 1, 0), _MOST_FACTORS)
+        return 0
     longest_ms = max(terms.longest_backoff_seconds * 1000, shortest_ms)
+    factors = min(max(tries - 1, 0), _MOST_FACTORS)
     wait_ms: int = min(shortest_ms * terms.backoff_factor**factors, longest_ms)
-    return end_ms + wait_ms + _lot(case) % (wait_ms // 4 + 1)
+    return wait_ms + _lot(case) % (wait_ms // 4 + 1)
 
 
 def _lot(case: CaseView) -> int:
@@ -225,13 +237,14 @@ def _lot(case: CaseView) -> int:
     return int(drawn[:8], 16)
 
 
-def _alone(case: CaseView, jobs: _Jobs) -> bool:
-    """Whether the platform can run `jobs` once more and nothing else."""
-    return case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
+def action_for(case: CaseView, jobs: _Jobs) -> str:
+    """What would be asked of the platform: to run `jobs` alone once more where it can, else all that failed."""
+    alone = case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
+    return RERUN_JOB if alone else RERUN_FAILED
 
 
-def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The call that runs what failed once more, for the job alone where the platform can."""
+def _calls(case: CaseView, jobs: _Jobs, action: str) -> tuple[dict[str, Any], ...]:
+    """The calls that run what failed once more."""
     run = {
         "platform": case.platform,
         "instance": case.instance,
@@ -240,7 +253,5 @@ def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]
         "workflow_id": case.workflow_id,
         "attempt": case.attempt,
     }
-    if _alone(case, jobs):
-        ids = sorted(job.job_id for job in jobs if job.job_id is not None)
-        return RERUN_JOB, tuple({"call": RERUN_JOB, **run, "job_id": job_id} for job_id in ids)
-    return RERUN_FAILED, ({"call": RERUN_FAILED, **run, "job_id": None},)
+    ids = sorted(job.job_id for job in jobs if job.job_id is not None) if action == RERUN_JOB else [None]
+    return tuple({"call": action, **run, "job_id": job_id} for job_id in ids)

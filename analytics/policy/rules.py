@@ -24,7 +24,7 @@ A decision covers several jobs, each of which may fall under other rules: of eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache, partial, reduce
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -39,7 +39,7 @@ Patterns = str | tuple[str, ...] | None
 MODES: Final[tuple[Mode, ...]] = ("observe", "suggest", "act")
 FORKS: Final[tuple[Forks, ...]] = ("never", "approval")
 _CACHED: Final = 8192
-"""How many repositories, and how many failures, are remembered with what holds for them."""
+"""How many values of each name, and sets of rules, are remembered."""
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -131,27 +131,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return {name: value for name, value in named.items() if value is not None and value is not False}
 
     @cached_property
-    def conditions(self) -> tuple[tuple[int, str, tuple[Glob, ...]], ...]:
-        """Its conditions: place in a Subject, name, and the globs of which one must match."""
-        named = ((i, name, patterns_of(self.when, name)) for i, name in enumerate(Subject._fields))
-        return tuple((i, name, tuple(map(glob, patterns))) for i, name, patterns in named if patterns is not None)
+    def conditions(self) -> dict[str, tuple[Glob, ...]]:
+        """Its conditions by name: globs of which one must match."""
+        named = ((name, patterns_of(self.when, name)) for name in Subject._fields)
+        return {name: tuple(map(glob, patterns)) for name, patterns in named if patterns is not None}
 
-    def holds(self, subject: Sequence[str | None]) -> bool | None:
-        """Whether it is for `subject`, whose values are in lower case; None: nobody can tell."""
-        known: bool | None = True
-        for i, name, globs in self.conditions:
-            held = fulfilled(name, globs, subject[i])
-            if held is False:
-                return False
-            known = known and held
-        return known
-
-    def over(self, terms: Terms, number: int, *, held: bool | None) -> Terms:
-        """What holds after it, as rule `number`, where `terms` held before."""
-        if held is False:
-            return terms
+    def over(self, terms: Terms, number: int, *, sure: bool) -> Terms:
+        """What holds after it, as rule `number`, where `terms` held before; `sure` is whether it is for this job."""
         after = terms._replace(**self.sets, rules=(*terms.rules, number))
-        return after if held else strictest(terms, after)
+        return after if sure else strictest(terms, after)
 
 
 def patterns_of(when: When, name: str) -> tuple[str, ...] | None:
@@ -189,9 +177,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Terms(never=False, **{name: getattr(self, name) for name in Terms._fields[1:-1]})
 
     @cached_property
-    def terms_of(self) -> _TermsOf:
+    def terms_of(self) -> TermsOf:
         """Tells what holds for a job."""
-        return _TermsOf(self)
+        return TermsOf(self)
 
     @cached_property
     def _protected(self) -> tuple[Glob, ...]:
@@ -202,41 +190,47 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return any(matches(name.lower()) for name in environments for matches in self._protected)
 
 
-class _TermsOf:
-    """The rules, ready to be asked. What was asked lately is remembered, and which rules can be for a repository."""
+class TermsOf:
+    """The rules, ready to be asked.
+
+    Each is a bit. What a value leaves of them is remembered, one name at a time, for values are few and their
+    combinations many; and so is what a set of rules comes to. To ask is then to look up a few numbers.
+    """
 
     def __init__(self, policy: Policy) -> None:
-        self._base = policy.base
+        """Compile the rules of `policy`."""
+        self._base: Final = policy.base
         self._rules: Final = tuple(enumerate(policy.rules, 1))
-        self._of_repository: Final = lru_cache(_CACHED)(self._candidates)
-        self._of: Final = lru_cache(_CACHED)(self._follow)
+        asked = [i for i, name in enumerate(Subject._fields) if any(name in rule.conditions for rule in policy.rules)]
+        self._left: Final = [(i, lru_cache(_CACHED)(partial(self._leaves, Subject._fields[i]))) for i in asked]
+        self._after: Final = lru_cache(_CACHED)(self._follow)
 
     def __call__(self, subject: Subject) -> Terms:
         """What holds for `subject`."""
-        return self._of(subject) if self._rules else self._base
+        held, open_ = -1, 0
+        for i, leaves in self._left:
+            left, unsure = leaves(subject[i])
+            held &= left
+            open_ |= unsure
+        return self._after(held, held & open_)
 
-    def _candidates(self, platform: str, instance: str | None, repository: str) -> tuple[tuple[int, Rule], ...]:
-        """The rules that do not ask for another place than this one."""
-        place = (platform, instance and instance.lower(), repository.lower())
-        return tuple(
-            (number, rule)
-            for number, rule in self._rules
-            if all(
-                fulfilled(name, globs, place[i]) is not False for i, name, globs in rule.conditions if i < len(place)
-            )
-        )
+    def _leaves(self, name: str, value: str | None) -> tuple[int, int]:
+        """The rules that `value` does not rule out, and those of which nobody can tell."""
+        lowered = value and value.lower()
+        left, unsure = -1, 0
+        for number, rule in self._rules:
+            if name in rule.conditions:
+                held = fulfilled(name, rule.conditions[name], lowered)
+                left &= -1 if held is not False else ~(1 << number)
+                unsure |= (held is None) << number
+        return left, unsure
 
-    def _follow(self, subject: Subject) -> Terms:
-        lowered = lower(subject)
+    def _follow(self, held: int, unsure: int) -> Terms:
         terms = self._base
-        for number, rule in self._of_repository(*subject[:3]):
-            terms = rule.over(terms, number, held=rule.holds(lowered))
+        for number, rule in self._rules:
+            if held >> number & 1:
+                terms = rule.over(terms, number, sure=not unsure >> number & 1)
         return terms
-
-
-def lower(subject: Subject) -> tuple[str | None, ...]:
-    """The values of `subject` as globs read them."""
-    return tuple(value and value.lower() for value in subject)
 
 
 def least_mode(*modes: Mode) -> Mode:
