@@ -32,8 +32,9 @@ class Touch(NamedTuple):
     received_ms: int
     newest_ms: int
     where: Context
-    ended_ms: int = 0
-    environments: tuple[str, ...] = ()
+    ended_ms: int
+    environments: tuple[str, ...]
+    branch: str | None
 
 
 class Failed(NamedTuple):
@@ -184,7 +185,7 @@ def decision_row(
         workflow_id=case.workflow_id,
         attempt=case.attempt,
         commit_sha=case.commit_sha,
-        branch=case.branch,
+        branch=touch.branch,
         verdict=verdict,
         reason=reason,
         mode=mode,

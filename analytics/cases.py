@@ -120,8 +120,10 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
         if environment is not None and environment not in self.environments:
             self.environments = tuple(sorted((*self.environments, environment)))
 
-    def view(self, jobs: list[FailedJob], *, ended: Outcome | None, ended_ms: int, given_up: bool) -> CaseView:
-        """The case as the policy sees it; `jobs` in order of time."""
+    def view(
+        self, jobs: list[FailedJob], *, branch: str | None, ended: Outcome | None, ended_ms: int, given_up: bool
+    ) -> CaseView:
+        """The case as the policy sees it, as it stood; `jobs` in order of time."""
         return CaseView(
             self.platform,
             self.instance,
@@ -133,6 +135,6 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
             ended,
             given_up,
             tuple(jobs),
-            self.branch,
+            branch,
             ended_ms,
         )

@@ -65,6 +65,8 @@ class Cases:
             case.ended is None or (at, outcome) > (case.ended_ms, case.ended)
         ):
             case.ended, case.ended_ms = outcome, at
+        if code in {JOB_FAILED, RUN_FAILED}:
+            case.branch = case.branch or rows.details[i].branch
         if code == RUN_FAILED:
             case.is_deploy = case.is_deploy or bool(rows.details[i].is_deploy)
             case.is_fork = case.is_fork or bool(rows.details[i].is_fork)
@@ -189,6 +191,7 @@ class Cases:
                 desk.where(position),
                 case.ended_ms,
                 case.environments,
+                case.branch,
             )
         )
 
@@ -239,7 +242,9 @@ class Cases:
             for job, repeated in touch.jobs
         ]
         views.sort(key=_by_time)
-        view = case.view(views, ended=touch.ended, ended_ms=touch.ended_ms, given_up=touch.given_up)
+        view = case.view(
+            views, branch=touch.branch, ended=touch.ended, ended_ms=touch.ended_ms, given_up=touch.given_up
+        )
         decision = decide(view, self._desk.rulebook.policy)
         calls = msgspec.json.encode(decision.calls).decode() if decision.calls else "[]"
         covered = sorted([view.failure_id for view in views])

@@ -271,3 +271,41 @@ def test_a_wait_is_counted_from_the_end_of_what_failed() -> None:
 
 def test_a_longest_wait_below_the_first_one_does_not_shorten_it() -> None:
     assert _wait_s(_case(ended_ms=10**12), Policy(backoff_seconds=100, longest_backoff_seconds=10)) >= 100
+
+
+def test_while_a_log_is_awaited_no_rule_is_followed_that_asks_for_the_cause() -> None:
+    by_cause = Policy(rules=(Rule(when=When(signature="s"), never=True), Rule(when=When(category="*"), mode="act")))
+    by_place = Policy(rules=(Rule(when=When(branch="main"), never=True),))
+    waiting = _case(_job(awaits_log=True, category="network"))
+    assert decide(waiting, by_cause)[:2] == (Verdict.WAIT, Reason.AWAITING_LOG)
+    assert decide(waiting, by_cause).mode == "observe"
+    assert decide(waiting, by_place).reason is Reason.FORBIDDEN
+    assert decide(_case(_job(category="network")), by_cause)[:2] == (Verdict.SKIP, Reason.FORBIDDEN)
+
+
+def test_each_job_has_its_own_rules_and_the_strictest_count() -> None:
+    policy = Policy(
+        rules=(
+            Rule(when=When(job="unit"), mode="act", most_attempts=3, least_score=0.3),
+            Rule(when=When(job="e2e"), mode="suggest", most_attempts=2, least_score=0.6),
+        )
+    )
+    unit, e2e = _job("f1", job_name="unit", score=0.5), _job("f2", job_name="e2e", score=0.9)
+    assert decide(_case(unit), policy).mode == "act"
+    assert decide(_case(unit, e2e), policy).reason is Reason.SCORE_TOO_LOW
+    both = decide(_case(unit._replace(score=0.7), e2e, attempt=2), policy)
+    assert (both.verdict, both.mode, both.rules) == (Verdict.ACT, "suggest", (1, 2))
+    assert decide(_case(unit._replace(score=0.7), e2e, attempt=3), policy).reason is Reason.NOT_FIRST_ATTEMPT
+
+
+def test_what_a_rule_forbids_is_not_run_again_along_with_its_run() -> None:
+    policy = Policy(rules=(Rule(when=When(job="smoke"), never=True),))
+    jobs = (_job("f1"), _job("f2", job_name="smoke", allow_failure=True))
+    assert decide(_case(*jobs), policy).reason is Reason.FORBIDDEN
+    assert decide(_case(*jobs, rerun_after="job"), policy).action == "rerun_job"
+
+
+def test_a_rule_can_ask_for_the_action() -> None:
+    policy = Policy(rules=(Rule(when=When(action="rerun_job"), mode="act"),))
+    assert decide(_case(rerun_after="job"), policy).mode == "act"
+    assert decide(_case(), policy).mode == "observe"
