@@ -32,8 +32,8 @@ def configured(settings: Settings) -> Rulebook:
     """
     added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
     waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
-    own, places = policy_files.written(settings)
-    policy = {"mode": settings.mode, **waits, **own}
+    written, places = policy_files.written(settings)
+    policy = {"mode": settings.mode, **waits, **written}
     try:
         return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
     except ImpossiblePolicy as error:
