@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -187,7 +188,7 @@ def _rule(rule: RuleAccount, line: str) -> tuple[object, ...]:
     sets = ", ".join(name if value is True else f"{name} = {value}" for name, value in rule.sets.items())
     # What rules it out says all; what does not hold for want of knowledge, or holds, is said of each.
     because = [condition for condition in rule.conditions if condition.held is rule.held or rule.held]
-    return rule.number, line, held, "; ".join(map(_condition, because)), sets
+    return rule.number, Path(line).name, held, "; ".join(map(_condition, because)), sets
 
 
 def _condition(condition: Condition) -> str:

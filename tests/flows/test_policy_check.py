@@ -89,7 +89,7 @@ def test_each_platform_is_asked_for_what_it_can(guard: Guard, platform: str, act
 def test_it_is_shown_to_people(guard: Guard, policy: Path) -> None:
     out = guard("check", "--job", "acme/web:main:test", "--signature", "dns_failure").out
     for said in (
-        f"{policy}:8",
+        f"{policy.name}:8",
         "branch main is not release/* or hotfix/*",
         "repository acme/web is acme/*; category network is network or infrastructure",
         "mode = act",
