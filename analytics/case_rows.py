@@ -32,6 +32,9 @@ class Touch(NamedTuple):
     received_ms: int
     newest_ms: int
     where: Context
+    ended_ms: int
+    environments: tuple[str, ...]
+    branch: str | None
 
 
 class Failed(NamedTuple):
@@ -159,14 +162,15 @@ def diagnosis_row(about: LogRead, score: Score | None, where: Context) -> Diagno
 def decision_row(
     touch: Touch, decision: Decision, views: list[FailedJob], said: list[Any], rulebook: Rulebook
 ) -> DecisionRow:
-    """What is to be done about a case; `said` is verdict, reason, calls and the failures covered."""
+    """What is to be done about a case; `said` is verdict, reason, calls, failures covered, mode and not_before_ms."""
     case, where = touch.case, touch.where
-    verdict, reason, calls, covered = said
+    verdict, reason, calls, covered, mode, not_before_ms = said
     explanation = {
         "jobs": [view._asdict() for view in views],
         "run_ended": touch.ended,
         "rerun_after": case.rerun_after,
         "score_moved_by": _worst(touch.jobs).top,
+        "rules": decision.rules,
     }
     return DecisionRow(
         decision_id=uuid5_text("decision", case.case_id, str(case.revision)),
@@ -181,10 +185,10 @@ def decision_row(
         workflow_id=case.workflow_id,
         attempt=case.attempt,
         commit_sha=case.commit_sha,
-        branch=case.branch,
+        branch=touch.branch,
         verdict=verdict,
         reason=reason,
-        mode=rulebook.policy.mode,
+        mode=mode,
         action=decision.action,
         calls=calls,
         jobs=covered,
@@ -196,6 +200,7 @@ def decision_row(
         received_ms=touch.received_ms,
         at_ms=where.at_ms,
         rulebook=where.rulebook,
+        not_before_ms=not_before_ms,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from analytics.policy.decide import CaseView, FailedJob
+from analytics.rows import SEPARATOR
 from models.records.event import Outcome
 from models.scorers.rerun_passes import NONE
 
@@ -45,9 +46,15 @@ class Job(msgspec.Struct, array_like=True):
     told: Told | None = None
     explained: bool = False  # by its log
     labels_key: str = ""
+    category: str | None = None
+    environment: str | None = None
 
-    def view(self, *, in_deploy: bool, in_fork: bool, repeated: bool) -> FailedJob:
+    def view(
+        self, *, in_deploy: bool, in_fork: bool, repeated: bool, run_environments: tuple[str, ...] = ()
+    ) -> FailedJob:
         """The job as the policy sees it; what is true of its run is true of it."""
+        workflow, job_name = self.job_key.split(SEPARATOR, 3)[2:]
+        own = () if self.environment is None or self.environment in run_environments else (self.environment,)
         return FailedJob(
             self.failure_id,
             self.job_id,
@@ -62,6 +69,10 @@ class Job(msgspec.Struct, array_like=True):
             self.score,
             repeated,
             self.awaits_second > 0,
+            workflow or None,
+            job_name or None,
+            self.category,
+            (*own, *run_environments),
         )
 
 
@@ -92,6 +103,7 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
     revision: int = -1
     last: list[Any] | None = None
     due_second: int = 0
+    environments: tuple[str, ...] = ()  # that the run speaks of, in order
 
     def failed_jobs(self) -> list[Job]:
         """The failed jobs; the run itself stands for them only while none is known."""
@@ -103,8 +115,15 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
         """Under which key the job stands that failed so, if it still does."""
         return next((name for name, job in self.jobs.items() if job.failure_id == failure_id), None)
 
-    def view(self, jobs: list[FailedJob], *, ended: Outcome | None, given_up: bool) -> CaseView:
-        """The case as the policy sees it; `jobs` in order of time."""
+    def speaks_of(self, environment: str | None) -> None:
+        """Note that the run says so of itself."""
+        if environment is not None and environment not in self.environments:
+            self.environments = tuple(sorted((*self.environments, environment)))
+
+    def view(
+        self, jobs: list[FailedJob], *, branch: str | None, ended: Outcome | None, ended_ms: int, given_up: bool
+    ) -> CaseView:
+        """The case as the policy sees it, as it stood; `jobs` in order of time."""
         return CaseView(
             self.platform,
             self.instance,
@@ -116,4 +135,6 @@ class Case(msgspec.Struct, array_like=True, kw_only=True):
             ended,
             given_up,
             tuple(jobs),
+            branch,
+            ended_ms,
         )

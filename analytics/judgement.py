@@ -65,9 +65,12 @@ class Cases:
             case.ended is None or (at, outcome) > (case.ended_ms, case.ended)
         ):
             case.ended, case.ended_ms = outcome, at
+        if code in {JOB_FAILED, RUN_FAILED}:
+            case.branch = case.branch or rows.details[i].branch
         if code == RUN_FAILED:
             case.is_deploy = case.is_deploy or bool(rows.details[i].is_deploy)
             case.is_fork = case.is_fork or bool(rows.details[i].is_fork)
+            case.speaks_of(rows.details[i].environment)
         if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
             self._failed(case, rows, i)
         case.newest_ms = max(case.newest_ms, at)
@@ -186,6 +189,9 @@ class Cases:
                 received_ms,
                 case.newest_ms,
                 desk.where(position),
+                case.ended_ms,
+                case.environments,
+                case.branch,
             )
         )
 
@@ -224,17 +230,26 @@ class Cases:
         self._unscored, self._touches = [], []
 
     def _decide(self, touch: Touch) -> None:
-        """Decide on a case as it stood; say so if verdict, reason, calls or jobs are not what was said last."""
+        """Decide on a case as it stood; say so if what is to be done, and when and how, is not what was said last."""
         case = touch.case
         views = [
-            job.view(in_deploy=touch.in_deploy, in_fork=touch.in_fork, repeated=repeated)
+            job.view(
+                in_deploy=touch.in_deploy,
+                in_fork=touch.in_fork,
+                repeated=repeated,
+                run_environments=touch.environments,
+            )
             for job, repeated in touch.jobs
         ]
         views.sort(key=_by_time)
-        decision = decide(case.view(views, ended=touch.ended, given_up=touch.given_up), self._desk.rulebook.policy)
+        view = case.view(
+            views, branch=touch.branch, ended=touch.ended, ended_ms=touch.ended_ms, given_up=touch.given_up
+        )
+        decision = decide(view, self._desk.rulebook.policy)
         calls = msgspec.json.encode(decision.calls).decode() if decision.calls else "[]"
         covered = sorted([view.failure_id for view in views])
-        said = [decision.verdict.value, decision.reason.value, calls, covered]
+        about = [decision.verdict.value, decision.reason.value, calls, covered]
+        said = [*about, decision.mode, decision.not_before_ms]
         if said != case.last:
             case.last = said
             case.revision += 1
@@ -279,6 +294,8 @@ def _job(detail: Detail, cause: Cause, place: Place, at_ms: int) -> Job:
         bool(detail.allow_failure),
         detail.native_retries or 0,
         labels_key=place.labels,
+        category=cause.category,
+        environment=detail.environment,
     )
 
 
@@ -289,6 +306,7 @@ def _explained(job: Job, cause: Cause) -> Job:
         signature=cause.signature,
         transient=bool(cause.transient),
         hard_stop=cause.hard_stop,
+        category=cause.category,
         awaits_second=0,
         told=None,
         explained=True,

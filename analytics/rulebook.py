@@ -15,7 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from analytics.detectors.detector import Rule, configured
-from analytics.policy.decide import Policy
+from analytics.policy import reading
+from analytics.policy.rules import Policy
 from analytics.signatures.catalogue import Catalogue, Signature, from_mapping, shipped
 from models.records.errors import ConfigError
 from models.scorers.rerun_passes import RerunPasses
@@ -47,10 +48,7 @@ class Rulebook:
         self.body: Final[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(body))
         self.digest: Final = hashlib.sha256(msgspec.json.encode(self.body, order="sorted")).hexdigest()
         self.detectors: Final[tuple[Rule, ...]] = configured(body.get("detectors", {}), also=also)
-        try:
-            self.policy: Final = msgspec.convert(body.get("policy", {}), Policy)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"rulebook.policy: {error}") from None
+        self.policy: Final[Policy] = reading.read(body.get("policy", {}))
         self._signatures: Final = tuple(
             from_mapping(f"rulebook.signatures.{name}", name, entry)
             for name, entry in sorted(body.get("signatures", {}).items())
@@ -93,6 +91,7 @@ def compose(
     if also:
         body["also"] = {cls.__name__: digest for cls, digest in also.items()}
     rulebook = Rulebook(body, also=tuple(also or ()))
+    reading.check(rulebook.policy, signatures=chosen)
     Catalogue(signatures).check()  # a pattern that does not compile is to be found now; the shipped ones do
     rulebook.catalogue  # noqa: B018 - and a name that stands there twice
     rulebook.scorer  # noqa: B018 - and weights that cannot be read

@@ -286,6 +286,7 @@ class Loop:
             Outcome(case.ended) if case.ended else None,
             given_up=False,
             jobs=tuple(jobs),
+            branch=told.branch,
         )
         decision = decide(view, self.rulebook.policy)
         covered = sorted(job.failure_id for job in jobs)
@@ -313,6 +314,10 @@ def _view(known: dict[str, Any]) -> FailedJob:
         told.native_retries or 0,
         known["score"],
         known["repeated"],
+        workflow=told.workflow,
+        job_name=told.job_name,
+        category=signature.category.value if signature else None,
+        environments=(told.environment,) if told.environment else (),
     )
 
 

@@ -145,7 +145,7 @@ def decision_row(
             told.instance,
         ),
         *(event.repository, event.pipeline_id, told.workflow_id, told.attempt, told.commit_sha, told.branch),
-        *(decision.verdict.value, decision.reason.value, rulebook.policy.mode, decision.action),
+        *(decision.verdict.value, decision.reason.value, decision.mode, decision.action),
         *(_text.encode(decision.calls).decode(), [view.failure_id for view in case.views], decision.signature),
         *(decision.score, rulebook.scorer.version, _text.encode(explanation).decode(), at(case.newest_ms)),
         *(at(case.received_ms), at(stream_ms), rulebook.digest),

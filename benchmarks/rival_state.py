@@ -29,6 +29,7 @@ class Told(msgspec.Struct, gc=False, frozen=True):
     is_default_branch: bool | None = None
     is_fork: bool | None = None
     is_deploy: bool | None = None
+    environment: str | None = None
     allow_failure: bool | None = None
     native_retries: int | None = None
     rerun_after: str | None = None

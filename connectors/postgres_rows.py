@@ -43,6 +43,7 @@ _TIMES = {
     "at_ms": "at",
     "minute_ms": "minute",
     "hour_ms": "hour",
+    "not_before_ms": "not_before",
 }
 _TYPES_BY_NAME = {
     **dict.fromkeys(_TIMES, "timestamptz"),

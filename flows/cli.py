@@ -29,9 +29,11 @@ from flows import (
     dead_commands,
     explain_commands,
     logs,
+    policy_check,
     publish,
     recorded,
     rulebook_commands,
+    rulebooks,
     servers,
     status,
     supervise,
@@ -242,8 +244,15 @@ def status_(*, json: bool = False, context: In) -> int:
 
 
 @app.command
-def check(*, all_: Annotated[bool, Parameter(name="--all")] = False, connect: bool = False, context: In) -> int:
-    """Check the settings, and say what is in force.
+def check(
+    *,
+    all_: Annotated[bool, Parameter(name="--all")] = False,
+    connect: bool = False,
+    json: bool = False,
+    about: Annotated[policy_check.Asked, Parameter(name="*")] = policy_check.Asked(),  # noqa: B008 - it is frozen
+    context: In,
+) -> int:
+    """Check the settings, and say what is in force; or, with --job, what the policy says of a job, and why.
 
     Parameters
     ----------
@@ -251,8 +260,19 @@ def check(*, all_: Annotated[bool, Parameter(name="--all")] = False, connect: bo
         Show what was left at its default, too.
     connect
         Ask Redis and PostgreSQL whether they will do.
+    json
+        What the policy says of the job, as JSON.
     """
     settings = context.settings()
+    if about.job is not None:
+        said = policy_check.look(about, settings, rulebooks.configured(settings))
+        if json:
+            answer(to_json(policy_check.as_data(said)))
+        else:
+            show(policy_check.shown(said))
+        return DONE
+    if json or about != policy_check.Asked():
+        raise ConfigError("--job: must be given with --json, and with what says more of a job")
     for line in checking.in_force(settings, defaults=all_):
         answer(line)
     fine = True

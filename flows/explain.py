@@ -42,6 +42,9 @@ WORDS: Final[Mapping[Reason, str]] = {
     Reason.SCORE_TOO_LOW: "a rerun is not likely enough to pass",
     Reason.ALLOWED_TO_FAIL: "only jobs failed that are allowed to",
     Reason.NOT_RERUNNABLE: "the platform offers no rerun for it",
+    Reason.PROTECTED_ENVIRONMENT: "it uses an environment that people depend on",
+    Reason.FORBIDDEN: "a rule of the policy forbids it",
+    Reason.FORK_NEEDS_APPROVAL: "a rerun is likely to pass, and for a fork somebody has to approve it",
 }
 
 _TOLD: Final = ("platform", "outcome", "reason", "step", "exit_code")
@@ -198,6 +201,8 @@ def _decision(row: Row) -> list[tuple[str, object]]:
         ("verdict", f"{row['verdict']} ({row['mode']})"),
         ("reason", row["reason"] + (f": {row['in_words']}" if row["in_words"] else "")),
         ("asks for", would),
+        ("not before", row["not_before"]),
+        ("rules", ", ".join(map(str, said.get("rules", ()))) or None),
         ("signature", row["signature"]),
         ("score", row["score"]),
         ("moved by", moved if row["score"] is not None and moved else None),

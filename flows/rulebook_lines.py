@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 
+from analytics.policy.rules import patterns_of
 from analytics.rulebook import Rulebook
 from flows.tables import facts, table
 from models.records.duration import duration_text
@@ -28,12 +29,25 @@ def shown(rulebook: Rulebook) -> list[RenderableType]:
         )
         for s in rulebook.catalogue.signatures
     ]
+    rules = list(_rules(rulebook))
     return [
         facts("rulebook", head),
-        facts("policy", msgspec.structs.asdict(rulebook.policy).items()),
+        facts("policy", ((n, ", ".join(v) if isinstance(v, tuple) else v) for n, v in _fleet(rulebook).items())),
+        *([table("rules of the policy, the last word counts", ("#rule", "when", "sets"), rules)] if rules else []),
         table("detectors", ("detector", "parameter", "value"), _parameters(rulebook)),
         table("signatures", ("signature", "category", "rerun", "#priority", "cause"), signatures),
     ]
+
+
+def _fleet(rulebook: Rulebook) -> dict[str, object]:
+    """What the policy says of all jobs."""
+    return {name: value for name, value in msgspec.structs.asdict(rulebook.policy).items() if name != "rules"}
+
+
+def _rules(rulebook: Rulebook) -> Iterator[tuple[object, ...]]:
+    for number, rule in enumerate(rulebook.policy.rules, 1):
+        asked = "; ".join(f"{name} {' or '.join(patterns_of(rule.when, name) or ())}" for name in rule.conditions)
+        yield number, asked, ", ".join(f"{name} = {value}" for name, value in rule.sets.items())
 
 
 def _parameters(rulebook: Rulebook) -> Iterator[tuple[str, str, object]]:
@@ -53,7 +67,7 @@ def in_full(rulebook: Rulebook) -> dict[str, Any]:
         detectors[name][parameter] = value
     return {
         "detectors": detectors,
-        "policy": msgspec.structs.asdict(rulebook.policy),
+        "policy": {**_fleet(rulebook), "rule": [msgspec.to_builtins(rule) for rule in rulebook.policy.rules]},
         "signatures": {s.name: msgspec.to_builtins(s) for s in rulebook.catalogue.signatures},
         "scorer": {"version": rulebook.scorer.version},
     }

@@ -9,9 +9,11 @@ from typing import Final
 
 import msgspec
 
+from analytics.policy.reading import ImpossiblePolicy
 from analytics.rulebook import Rulebook, compose
 from analytics.signatures.catalogue import Catalogue, Signature, read
 from connectors.postgres import Connection, Progress, connect, get_rulebook, put_rulebook, unavailable
+from flows import policy_files
 from flows.log_apis import readable
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind
@@ -26,12 +28,16 @@ def configured(settings: Settings) -> Rulebook:
     """The rulebook that the settings make of the shipped one.
 
     Raises:
-        ConfigError: naming the key, or the signature file and entry.
+        ConfigError: naming the key, or the signature file and entry, or the line of the policy.
     """
     added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
     waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
-    policy = {"mode": settings.mode, **waits, **settings.rulebook.policy}
-    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
+    written, places = policy_files.written(settings)
+    policy = {"mode": settings.mode, **waits, **written}
+    try:
+        return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
+    except ImpossiblePolicy as error:
+        raise policy_files.located(error, settings, places) from None
 
 
 def own(path: Path) -> tuple[Signature, ...]:

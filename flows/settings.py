@@ -34,7 +34,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 
 from connectors.addresses import is_private_host
-from flows.setting_sources import PATH_VARIABLE, Origins, dotted, leaves, problems, read_file, read_variables
+from flows.setting_sources import PATH_VARIABLE, Key, Origins, dotted, leaves, problems, read_file, read_variables
 from flows.setting_values import (
     ApiUrl,
     Days,
@@ -229,6 +229,7 @@ class Rulebook(Section):
     detectors: dict[str, dict[str, Plain]] = {}  # parameters by the detector's class name
     signature_files: Annotated[list[ExistingFile], Listed] = []
     policy: dict[str, Plain] = {}
+    policy_files: Annotated[list[ExistingFile], Listed] = []  # of [[rule]] tables, after those of `policy`
 
 
 class Retention(Section):
@@ -326,6 +327,10 @@ class Settings(BaseSettings):
         missing = [key for key in wanted if attrgetter(key)(self) is None]
         if missing:
             raise ConfigError("\n".join(f"{key}: must be set to do this" for key in missing))
+
+    def place(self, key: Key) -> str | None:
+        """Where `key` was set: the settings file, a variable or the command line; None for a default."""
+        return self._origins.of(key)
 
     def lines(self) -> list[str]:
         """What is in force, a line for each key: key, value with secrets masked, where it was set."""

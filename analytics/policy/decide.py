@@ -1,32 +1,34 @@
 """From a case to a decision: first refusal wins, and every refusal names its reason.
 
-The order is the policy. What must never be run again stands first (a run that passed, deployments, hard stops), then
-what is not known or not transient, then what has had its chance, then the score. WAIT stands where a log is still to be
-read, and where only the platform holds us back, so that a case that will be refused anyway is refused at once.
+The order is the policy. What must never be run again stands first (a run that passed, deployments and protected
+environments, hard stops, what a rule forbids), then what is not known or not transient, then what has had its chance,
+then the score. WAIT stands where a log is still to be read, and where only the platform holds us back, so that a case
+that will be refused anyway is refused at once. An operator's rules (rules.py) give the numbers and add prohibitions;
+the order is not theirs to change.
+
+The verdict says what is right to do, the mode what may come of it: ACT is carried out unasked in mode act alone. A fork
+never has that mode: where a rule lets it be run again on approval, it is ACT, fork_needs_approval, in mode suggest at
+most, with its calls ready for whoever approves.
+
+What is done may have to wait: `not_before_ms` is the end of what failed, and then `backoff_seconds`, longer with each
+try, and up to a quarter more by the case's id, so that what failed together does not come back together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from models.records.event import Outcome
+from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, of_all
+from models.records.event import Outcome, case_id
 from models.records.outputs import Reason, Verdict
 
-Mode = Literal["observe", "suggest", "act"]
+__all__ = ["RERUN_FAILED", "RERUN_JOB", "CaseView", "Decision", "FailedJob", "Policy", "decide"]
 
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The one fixed policy's numbers."""
-
-    mode: Mode = "observe"
-    await_log_seconds: int = 0  # how long the log of a failed job is waited for, in stream time; 0 where none is read
-    most_attempts: int = 1  # the attempt after which nothing is run again
-    most_failed_jobs: int = 5  # more at once is real, or an outage (PyTorch test-infra's rule)
-    least_score: float = 0.5  # least chance that a rerun passes
+RERUN_JOB: Final = "rerun_job"
+RERUN_FAILED: Final = "rerun_failed"
+_MOST_FACTORS: Final = 64
+"""How often a wait grows at most; every cap was reached long before."""
 
 
 class FailedJob(NamedTuple):
@@ -45,6 +47,10 @@ class FailedJob(NamedTuple):
     score: float | None
     repeated: bool
     awaits_log: bool = False  # its log may still say what failed
+    workflow: str | None = None
+    job_name: str | None = None
+    category: str | None = None
+    environments: tuple[str, ...] = ()  # its own, and those that its run speaks of
 
 
 class CaseView(NamedTuple):
@@ -62,6 +68,8 @@ class CaseView(NamedTuple):
     ended: Outcome | None
     given_up: bool  # the end of the run was waited for in vain
     jobs: tuple[FailedJob, ...]
+    branch: str | None = None
+    ended_ms: int = 0
 
 
 class Decision(NamedTuple):
@@ -73,70 +81,170 @@ class Decision(NamedTuple):
     score: float | None = None
     action: str | None = None
     calls: tuple[dict[str, Any], ...] = ()
+    mode: Mode = "observe"
+    not_before_ms: int | None = None  # event time before which nothing is done; None where nothing is to be done
+    rules: tuple[int, ...] = ()  # numbers, from 1, of the policy's rules that had a say
+
+
+class _Weighed(NamedTuple):
+    """A failed job that would be run again, and what the policy says of it."""
+
+    job: FailedJob
+    terms: Terms
+    protected: bool
 
 
 _CALLED_OFF: Final = frozenset({Outcome.CANCELLED, Outcome.SKIPPED, Outcome.NEUTRAL})
 _Jobs = Sequence[FailedJob]
 
-_NEVER: Final[tuple[tuple[Reason, Callable[[FailedJob], bool], bool], ...]] = (
-    (Reason.DEPLOY_JOB, attrgetter("is_deploy"), True),
-    (Reason.HARD_STOP, attrgetter("hard_stop"), True),
-    (Reason.AWAITING_LOG, attrgetter("awaits_log"), True),
-    (Reason.UNKNOWN_CAUSE, lambda job: job.signature is None, False),
-    (Reason.NOT_TRANSIENT, lambda job: not job.transient, False),
-    (Reason.FORK, attrgetter("is_fork"), False),
-    (Reason.RETRIED_BY_PLATFORM, lambda job: job.native_retries > 0, False),
-    (Reason.REPEATED_FAILURE, attrgetter("repeated"), False),
-    (Reason.SCORE_UNKNOWN, lambda job: job.score is None, False),
+_NEVER: Final[tuple[tuple[Reason, Callable[[_Weighed], bool], bool], ...]] = (
+    (Reason.DEPLOY_JOB, lambda weighed: weighed.job.is_deploy, True),
+    (Reason.PROTECTED_ENVIRONMENT, lambda weighed: weighed.protected, True),
+    (Reason.HARD_STOP, lambda weighed: weighed.job.hard_stop, True),
+    (Reason.FORBIDDEN, lambda weighed: weighed.terms.never, True),
+    (Reason.AWAITING_LOG, lambda weighed: weighed.job.awaits_log, True),
+    (Reason.UNKNOWN_CAUSE, lambda weighed: weighed.job.signature is None, False),
+    (Reason.NOT_TRANSIENT, lambda weighed: not weighed.job.transient, False),
+    (Reason.FORK, lambda weighed: weighed.job.is_fork and weighed.terms.forks == "never", False),
+    (
+        Reason.RETRIED_BY_PLATFORM,
+        lambda weighed: weighed.job.native_retries > weighed.terms.most_native_retries,
+        False,
+    ),
+    (Reason.REPEATED_FAILURE, lambda weighed: weighed.job.repeated, False),
+    (Reason.SCORE_UNKNOWN, lambda weighed: weighed.job.score is None, False),
 )
-"""What forbids a rerun, and whether it does so in a job that may fail too. A log changes nothing of the first two, and
+"""What forbids a rerun, and whether it does so in a job that may fail too. A log changes nothing of the first four, and
 may bring a hard stop to light that forbids what all the rest would allow."""
 
 
 def decide(case: CaseView, policy: Policy) -> Decision:
     """What is to be done about `case`; jobs that were allowed to fail are left out of it."""
     jobs = [job for job in case.jobs if not job.allow_failure]
+    action = action_for(case, jobs)
+    rerun = jobs if action == RERUN_JOB else case.jobs  # a rerun of the run takes every failed job with it
+    weighed = [_weigh(case, job, policy, action) for job in sorted(rerun, key=_by_time)]
+    terms = of_all([each.terms for each in weighed]) if weighed else policy.base
+    of_fork = any(job.is_fork for job in jobs)
+    said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, action, weighed, terms)
+    return Decision(
+        *said[:6],
+        mode=least_mode(terms.mode, "suggest") if of_fork else terms.mode,
+        not_before_ms=said.not_before_ms,
+        rules=terms.rules,
+    )
+
+
+def _weigh(case: CaseView, job: FailedJob, policy: Policy, action: str) -> _Weighed:
+    terms = policy.terms_of(subject_of(case, job, action)) if policy.rules else policy.base
+    return _Weighed(job, terms, bool(job.environments) and policy.protects(job.environments))
+
+
+def subject_of(case: CaseView, job: FailedJob, action: str) -> Subject:
+    """What rules look at. While the log of `job` is awaited, none is followed that asks for its cause."""
+    cause = (None, None) if job.awaits_log else (job.signature, job.category)
+    return Subject(
+        case.platform, case.instance, case.repository, case.branch, job.workflow, job.job_name, *cause, action
+    )
+
+
+def _refusal(case: CaseView, jobs: _Jobs, weighed: Sequence[_Weighed], terms: Terms) -> Decision | None:
+    """What speaks against running anything again, whether or not the platform would take it now."""
     if case.ended is Outcome.PASSED:
         return Decision(Verdict.SKIP, Reason.RUN_PASSED)
     if case.ended in _CALLED_OFF:
         return Decision(Verdict.SKIP, Reason.RUN_CANCELLED)
     if not jobs:
         return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
-    rerun = jobs if _alone(case, jobs) else case.jobs  # a rerun of the run takes every failed job with it
     for reason, refuses, in_any in _NEVER:
-        for job in rerun if in_any else jobs:
-            if refuses(job):
+        for each in weighed:
+            if refuses(each) and (in_any or not each.job.allow_failure):
                 verdict = Verdict.WAIT if reason is Reason.AWAITING_LOG else Verdict.SKIP
-                return Decision(verdict, reason, job.signature, job.score)
-    worst = min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
-    refusal = Reason.NOT_RERUNNABLE if case.rerun_after is None else _about_all(case, policy, jobs, worst)
-    if refusal is not None:
-        return Decision(Verdict.SKIP, refusal, worst.signature, worst.score)
-    if case.rerun_after == "run" and case.ended is None:
-        if case.given_up:
-            return Decision(Verdict.SKIP, Reason.RUN_END_UNSEEN, worst.signature, worst.score)
-        return Decision(Verdict.WAIT, Reason.RUN_IN_PROGRESS, worst.signature, worst.score)
-    action, calls = _rerun(case, jobs)
-    return Decision(Verdict.ACT, Reason.TRANSIENT_CAUSE, worst.signature, worst.score, action, calls)
+                return Decision(verdict, reason, each.job.signature, each.job.score)
+    worst = _worst(jobs)
+    of_all_jobs = Reason.NOT_RERUNNABLE if case.rerun_after is None else _about_all(case, jobs, worst, terms)
+    return Decision(Verdict.SKIP, of_all_jobs, worst.signature, worst.score) if of_all_jobs else None
 
 
-def _about_all(case: CaseView, policy: Policy, jobs: _Jobs, worst: FailedJob) -> Reason | None:
-    if case.attempt > policy.most_attempts:
+def _about_all(case: CaseView, jobs: _Jobs, worst: FailedJob, terms: Terms) -> Reason | None:
+    if _tries(case, jobs) > terms.most_attempts:
         return Reason.NOT_FIRST_ATTEMPT
-    if len(jobs) > policy.most_failed_jobs:
+    if len(jobs) > terms.most_failed_jobs:
         return Reason.TOO_MANY_FAILURES
-    if (worst.score or 0.0) < policy.least_score:
+    if (worst.score or 0.0) < terms.least_score:
         return Reason.SCORE_TOO_LOW
     return None
 
 
-def _alone(case: CaseView, jobs: _Jobs) -> bool:
-    """Whether the platform can run `jobs` once more and nothing else."""
-    return case.rerun_after == "job" and all(job.job_id is not None for job in jobs)
+def _go_ahead(case: CaseView, jobs: _Jobs, action: str, weighed: Sequence[_Weighed], terms: Terms) -> Decision:
+    """A rerun, or waiting until the platform takes it."""
+    worst = _worst(jobs)
+    if case.rerun_after == "run" and case.ended is None:
+        if case.given_up:
+            return Decision(Verdict.SKIP, Reason.RUN_END_UNSEEN, worst.signature, worst.score)
+        return Decision(Verdict.WAIT, Reason.RUN_IN_PROGRESS, worst.signature, worst.score)
+    return Decision(
+        Verdict.ACT,
+        Reason.FORK_NEEDS_APPROVAL if any(job.is_fork for job in jobs) else Reason.TRANSIENT_CAUSE,
+        worst.signature,
+        worst.score,
+        action,
+        _calls(case, jobs, action),
+        not_before_ms=_end_ms(case, weighed, action) + _wait_ms(case, _tries(case, jobs), terms),
+    )
 
 
-def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The call that runs what failed once more, for the job alone where the platform can."""
+def _by_time(job: FailedJob) -> tuple[int, str]:
+    return job.at_ms, job.failure_id
+
+
+def _worst(jobs: _Jobs) -> FailedJob:
+    """The job whose rerun is least likely to pass."""
+    return jobs[0] if len(jobs) == 1 else min(jobs, key=lambda job: (job.score or 0.0, job.failure_id))
+
+
+def _tries(case: CaseView, jobs: _Jobs) -> int:
+    """How often what failed has been tried, the platform's own retries included."""
+    return case.attempt + max([job.native_retries for job in jobs])
+
+
+def _end_ms(case: CaseView, weighed: Sequence[_Weighed], action: str) -> int:
+    """When what would be run again had ended, in event time."""
+    last_ms = max([each.job.at_ms for each in weighed])
+    return last_ms if action == RERUN_JOB else max(last_ms, case.ended_ms)
+
+
+def _wait_ms(case: CaseView, tries: int, terms: Terms) -> int:
+    """For how long after that nothing is done: never random, and always the same for the same run attempt."""
+    shortest_ms = terms.backoff_seconds * 1000
+    if shortest_ms == 0:
+        return 0
+    longest_ms = max(terms.longest_backoff_seconds * 1000, shortest_ms)
+    factors = min(max(tries - 1, 0), _MOST_FACTORS)
+    wait_ms: int = min(shortest_ms * terms.backoff_factor**factors, longest_ms)
+    return wait_ms + _lot(case) % (wait_ms // 4 + 1)
+
+
+def _lot(case: CaseView) -> int:
+    """A number, of 32 bits, that a case has drawn for ever."""
+    drawn = case_id(
+        instance=case.instance,
+        repository=case.repository,
+        pipeline_id=case.pipeline_id,
+        workflow_id=case.workflow_id,
+        attempt=case.attempt,
+    )
+    return int(drawn[:8], 16)
+
+
+def action_for(case: CaseView, jobs: _Jobs) -> str:
+    """What would be asked of the platform: to run `jobs` alone once more where it can, else all that failed."""
+    alone = case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
+    return RERUN_JOB if alone else RERUN_FAILED
+
+
+def _calls(case: CaseView, jobs: _Jobs, action: str) -> tuple[dict[str, Any], ...]:
+    """The calls that run what failed once more."""
     run = {
         "platform": case.platform,
         "instance": case.instance,
@@ -145,7 +253,5 @@ def _rerun(case: CaseView, jobs: _Jobs) -> tuple[str, tuple[dict[str, Any], ...]
         "workflow_id": case.workflow_id,
         "attempt": case.attempt,
     }
-    if _alone(case, jobs):
-        ids = sorted(job.job_id for job in jobs if job.job_id is not None)
-        return "rerun_job", tuple({"call": "rerun_job", **run, "job_id": job_id} for job_id in ids)
-    return "rerun_failed", ({"call": "rerun_failed", **run, "job_id": None},)
+    ids = sorted(job.job_id for job in jobs if job.job_id is not None) if action == RERUN_JOB else [None]
+    return tuple({"call": action, **run, "job_id": job_id} for job_id in ids)

@@ -185,6 +185,9 @@ class Reason(StrEnum):
     SCORE_TOO_LOW = "score_too_low"
     ALLOWED_TO_FAIL = "allowed_to_fail"
     NOT_RERUNNABLE = "not_rerunnable"
+    PROTECTED_ENVIRONMENT = "protected_environment"
+    FORBIDDEN = "forbidden"  # by a rule of the policy
+    FORK_NEEDS_APPROVAL = "fork_needs_approval"  # with verdict act, and never in mode act
 
 
 class DecisionRow(NamedTuple):
@@ -217,6 +220,7 @@ class DecisionRow(NamedTuple):
     received_ms: int
     at_ms: int  # stream time
     rulebook: str
+    not_before_ms: int | None = None  # event time before which nothing is done; None where nothing is to be done
 
 
 class Aggregate(NamedTuple):
