@@ -20,10 +20,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -131,13 +131,20 @@ def open_file(path: Path) -> pq.ParquetFile:
 
     Raises:
         Damaged: the footer cannot be read.
-        FileNotFoundError: it is not there (any more).
+        OSError: the system does not let us; FileNotFoundError where it is not there (any more).
     """
-    try:
+    with _naming(path):
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever pyarrow says against what stands in a file is that it is damaged; but not what the system says."""
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) not in {None, errno.EIO}:
+            raise
         raise Damaged(f"{path}: {_first_line(error)}") from None
 
 
@@ -146,21 +153,25 @@ def batches(file: ArchiveFile, *, rows: int, columns: Sequence[str] | None = Non
 
     Raises:
         Damaged: it cannot be read, or holds other entries than its name says.
-        FileNotFoundError: as `open_file` does.
+        OSError: as `open_file` does.
     """
     opened = open_file(file.path)
     last = file.first - 1
     try:
         names = None if columns is None else [name for name in columns if name in opened.schema_arrow.names]
-        for batch in opened.iter_batches(batch_size=rows, columns=names, use_threads=False):
+        read = opened.iter_batches(batch_size=rows, columns=names, use_threads=False)
+        while (batch := _next(file, read)) is not None:
             last = _follows(file, np.asarray(batch.column("position")), last)
             yield batch
-    except (OSError, pa.ArrowException) as error:
-        raise Damaged(f"{file.path}: {_first_line(error)}") from None
     finally:
         opened.close()
     if last != file.last:
         raise Damaged(f"{file.path}: ends after position {last}; its name says {file.last}")
+
+
+def _next(file: ArchiveFile, read: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    with _naming(file.path):
+        return next(read, None)
 
 
 def _follows(file: ArchiveFile, positions: npt.NDArray[np.int64], last: int) -> int:
@@ -182,12 +193,13 @@ def end_of(file: ArchiveFile) -> End:
     try:
         about = json.loads((opened.metadata.metadata or {})[_ABOUT])
         end = End(about["last"], about["last_ms"], about["last_seq"], about["skew"])
-        if (about["shard"], about["first"], end.position) != (file.shard, file.first, file.last):
-            raise ValueError("the footer speaks of other positions than the name")
+        named = (about["shard"], about["first"], end.position)
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{file.path}: {_first_line(error)}") from None
+        raise Damaged(f"{file.path}: its footer does not say what it holds: {_first_line(error)}") from None
     finally:
         opened.close()
+    if named != (file.shard, file.first, file.last):
+        raise Damaged(f"{file.path}: its footer speaks of other positions than its name")
     return end
 
 
@@ -201,7 +213,7 @@ def write(path: Path, tables: Iterable[pa.Table], *, shard: int, first: int, end
     Raises:
         OSError: there is no room, or the disk does not take it; what is there is of no use.
     """
-    about = {"version": 1, "shard": shard, "first": first, "last": end.position}
+    about: dict[str, int | None] = {"version": 1, "shard": shard, "first": first, "last": end.position}
     about |= {"last_ms": end.entry_ms, "last_seq": end.entry_seq, "skew": end.skew}
     with path.open("wb") as file:
         _write_parquet(file, tables, json.dumps(about).encode(), level)
@@ -311,12 +323,3 @@ def set_aside(directory: Path, file: ArchiveFile) -> Path:
     for changed in (kept, file.path.parent):
         sync_directory(changed)
     return target
-
-
-def facts_of(file: ArchiveFile) -> dict[str, Any]:
-    """Rows and bytes of a file, for those who ask."""
-    opened = open_file(file.path)
-    try:
-        return {"rows": opened.metadata.num_rows, "bytes": file.path.stat().st_size}
-    finally:
-        opened.close()

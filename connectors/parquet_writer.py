@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import pairwise
@@ -113,11 +114,13 @@ class ShardArchive:
     def write(self, raw: RawEntries, skew: int | None) -> list[ArchiveFile]:
         """Make `raw`, which follows what is there, durable; a file for each day and each stretch without a gap.
 
+        What `end` shows to be there already is passed over.
+
         Raises:
-            OSError: no more is there than `end` says; the same may be written again.
+            OSError: no more is there than `end` says; all may be written again.
         """
         written = []
-        for part in _by_day(raw):
+        for part in _by_day(raw[bisect_right(raw.positions, self.end.position) :]):
             end = End(part.positions[-1], part.entry_ms[-1], part.entry_seqs[-1], skew)
             written.append(self._write(part, end))
             self.end = end
@@ -125,7 +128,6 @@ class ShardArchive:
 
     def _write(self, raw: RawEntries, end: End) -> ArchiveFile:
         first = raw.positions[0]
-        assert first > self.end.position
         day = day_of(raw.entry_ms[0])
         name = file_name(first, end.position)
         staged, target = self._staging / name, folder(self.directory, day, self.shard) / name
