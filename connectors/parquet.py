@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import polars as pl
-import pyarrow as pa
 
 from connectors.parquet_files import ArchiveFile, Damaged, batches, files
 from connectors.parquet_rows import ENTRY_COLUMNS, SCHEMA, entries_of
@@ -76,15 +75,24 @@ def _parts(file: ArchiveFile, most: int) -> Iterator[RawEntries]:
             yield raw
 
 
+def _polars_schema() -> dict[str, pl.DataType]:
+    empty = pl.from_arrow(SCHEMA.empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    return dict(empty.schema)
+
+
 def events(directory: Path, shard: int | None = None) -> pl.LazyFrame:
     """One row per event, by shard and position: `day`, `shard`, and the columns that do not hold the entry's bytes."""
     found = [file.path for file in files(directory, shard)]
-    if not found:
-        empty = pl.from_arrow(pa.table([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA))
-        assert isinstance(empty, pl.DataFrame)
-        frame = empty.lazy().with_columns(pl.lit(None, dtype).alias(name) for name, dtype in _HIVE.items())
-    else:
+    schema = _polars_schema()
+    frame = pl.LazyFrame(schema=schema | _HIVE)
+    if found:
         frame = pl.scan_parquet(
-            found, hive_partitioning=True, hive_schema=_HIVE, missing_columns="insert", extra_columns="ignore"
+            found,
+            schema=schema,
+            hive_partitioning=True,
+            hive_schema=_HIVE,
+            missing_columns="insert",
+            extra_columns="ignore",
         )
     return frame.filter(pl.col("id").is_not_null()).drop(*_BYTES_COLUMNS)

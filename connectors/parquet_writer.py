@@ -8,7 +8,7 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import date
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -196,9 +196,8 @@ def _by_day(raw: RawEntries) -> Iterator[RawEntries]:
 def to_merge(sized: Sequence[tuple[ArchiveFile, int]]) -> list[ArchiveFile]:
     """Which files to make one of next, of a shard's files in order, each with its bytes.
 
-    A day that is over becomes as few files as BIG_BYTES allows. Of the newest day the newest files are merged once
-    there are FEW, together with older ones that are no larger than all newer ones are together: so every entry is
-    written anew about as often as the day's bytes can be doubled.
+    A day that is over becomes as few files as BIG_BYTES allows. Of the day that goes on the newest files are merged as
+    soon as FEW of about one size stand together, so that an entry is written anew once for each tier.
     """
     for stretch in _stretches(sized):
         over = stretch[0][0].day < sized[-1][0].day
@@ -233,10 +232,14 @@ def _packed(stretch: Sequence[tuple[ArchiveFile, int]]) -> Iterator[list[tuple[A
 
 
 def _newest(stretch: Sequence[tuple[ArchiveFile, int]]) -> list[tuple[ArchiveFile, int]]:
-    total = count = 0
-    for _, size in reversed(stretch):
-        if count >= FEW and size > total:
-            break
-        total += size
-        count += 1
-    return list(stretch[len(stretch) - count :]) if count >= FEW else []
+    """The newest files that are of one tier or below, once FEW of that tier are among them."""
+    for tier in sorted({_tier(size) for _, size in stretch}):
+        run = list(takewhile(lambda one: _tier(one[1]) <= tier, reversed(stretch)))  # noqa: B023 - done within the turn
+        if sum(_tier(size) == tier for _, size in run) >= FEW:
+            return run[::-1]
+    return []
+
+
+def _tier(size: int) -> int:
+    """Each is of files eight times as large as those of the one below."""
+    return size.bit_length() // 3
