@@ -58,14 +58,14 @@ def entries(directory: Path, shard: int, *, most: int = MOST) -> Iterator[RawEnt
         Damaged: a file cannot be read; the message names it.
     """
     done = 0
-    while file := next((file for file in files(directory, shard) if file.last > done), None):
+    while more := [file for file in files(directory, shard) if file.last > done]:
         try:
-            for raw in _parts(file, most):
+            for raw in (part for file in more for part in _parts(file, most)):
                 if raw.positions[-1] > done:
                     yield raw[max(0, done + 1 - raw.positions[0]) :]
                     done = raw.positions[-1]
         except FileNotFoundError:
-            continue  # it was merged or deleted since; what stands in its place is found
+            continue  # one was merged or deleted since; what stands in its place is found
 
 
 def _parts(file: ArchiveFile, most: int) -> Iterator[RawEntries]:

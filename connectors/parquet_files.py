@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from connectors.parquet_rows import NUMBERS, SCHEMA, WORDS
 from models.records.errors import InputError
+from models.records.event import SHARDS
 
 ENTRIES: Final = "entries"
 STAGING: Final = "staging"
@@ -104,20 +105,40 @@ def file_name(first: int, last: int) -> str:
 
 
 def files(directory: Path, shard: int | None = None) -> list[ArchiveFile]:
-    """The files of the archive, or of one shard, by shard and position; each entry is in exactly one of them."""
-    wanted = "*" if shard is None else f"{shard:02d}"
-    found = sorted(
-        (_read_name(path) for path in directory.glob(f"{ENTRIES}/day=*/shard={wanted}/*{_SUFFIX}")),
-        key=lambda file: (file.shard, file.first, -file.last),
-    )
+    """The files of the archive, or of one shard, by shard and position; each entry is in exactly one of them.
+
+    Listed until two lists are equal: files that are merged meanwhile would else be missed, and what is merged of them.
+    """
+    found = listed(directory, shard)
+    while (again := listed(directory, shard)) != found:
+        found = again
     kept: list[ArchiveFile] = []
-    for file in found:
+    for file in sorted(map(read_name, found), key=lambda file: (file.shard, file.first, -file.last)):
         if not kept or (kept[-1].shard, kept[-1].last) < (file.shard, file.last):
             kept.append(file)
     return kept
 
 
-def _read_name(path: Path) -> ArchiveFile:
+def listed(directory: Path, shard: int | None) -> list[Path]:
+    """All that stands where files of the archive, or of one shard, belong."""
+    names = [f"shard={number:02d}" for number in (range(SHARDS) if shard is None else [shard])]
+    days = [directory / ENTRIES / day for day in _names(directory / ENTRIES) if day.startswith("day=")]
+    return [day / name / file for day in days for name in names for file in _names(day / name)]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def read_name(path: Path) -> ArchiveFile:
+    """What the name of a file and of its directories say.
+
+    Raises:
+        Damaged: they are none of ours.
+    """
     try:
         first, last = map(int, path.name.removesuffix(_SUFFIX).split("-"))
         day = date.fromisoformat(path.parent.parent.name.removeprefix("day="))
@@ -313,13 +334,9 @@ def _exchanged(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def set_aside(directory: Path, file: ArchiveFile) -> Path:
-    """Move a damaged file out of the way; where it is now."""
+def set_aside(directory: Path, path: Path) -> None:
+    """Move a file out of the way; its day and shard become part of its name."""
     kept = directory / DAMAGED
-    kept.mkdir(exist_ok=True)
-    target = kept / f"{file.day:%Y-%m-%d}.{file.shard:02d}.{file.path.name}"
-    with suppress(FileNotFoundError):
-        file.path.rename(target)
-    for changed in (kept, file.path.parent):
+    path.rename(kept / ".".join(path.relative_to(directory / ENTRIES).parts))
+    for changed in (kept, path.parent):
         sync_directory(changed)
-    return target

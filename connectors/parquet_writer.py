@@ -31,7 +31,9 @@ from connectors.parquet_files import (
     file_name,
     files,
     folder,
+    listed,
     place,
+    read_name,
     replace,
     set_aside,
     sync_directory,
@@ -92,9 +94,14 @@ class ShardArchive:
         os.close(self._lock)
 
     def _sweep(self) -> None:
-        """Delete files whose entries another one has: what a merge left that was interrupted."""
+        """Set aside what is no file of ours, and delete what a merge that was interrupted left of those it merged."""
+        for path in listed(self.directory, self.shard):
+            try:
+                read_name(path)
+            except Damaged as error:
+                self._set_aside(path, error)
         kept = {file.path for file in files(self.directory, self.shard)}
-        for path in self.directory.glob(f"{ENTRIES}/day=*/shard={self.shard:02d}/*"):
+        for path in listed(self.directory, self.shard):
             if path not in kept:
                 path.unlink()
 
@@ -104,11 +111,11 @@ class ShardArchive:
             try:
                 end = max(end, end_of(file), key=lambda one: one.position)
             except Damaged as error:
-                self._set_aside(file, error)
+                self._set_aside(file.path, error)
         return end
 
-    def _set_aside(self, file: ArchiveFile, error: Damaged) -> None:
-        set_aside(self.directory, file)
+    def _set_aside(self, path: Path, error: Damaged) -> None:
+        set_aside(self.directory, path)
         self.damaged.append(error.detail)
 
     def write(self, raw: RawEntries, skew: int | None) -> list[ArchiveFile]:
@@ -169,7 +176,7 @@ class ShardArchive:
         try:
             yield from map(conformed, batches(file, rows=_MERGE_ROWS))
         except Damaged as error:
-            self._set_aside(file, error)
+            self._set_aside(file.path, error)
             raise
 
     def expire(self, before: date) -> int:

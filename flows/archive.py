@@ -76,7 +76,7 @@ def serve(settings: Settings, stop: threading.Event, *, number: int = 0, of: int
             retention=settings.redis.retention,
             now_ms=lambda: time.time_ns() // 1_000_000,
             monotonic=time.monotonic,
-            hooks=_Hooks(),
+            hooks=Hooks(),
             role=ARCHIVE,
         )
         archiver = Archiver(
@@ -104,7 +104,7 @@ def _until(stop: threading.Event, archiver: Archiver, retention: timedelta) -> N
     archiver.flush()
 
 
-class _Hooks:
+class Hooks:
     """What reading the streams tells of itself."""
 
     def durable(self, shard: int, entry_id: str, position: int) -> None:
@@ -211,6 +211,10 @@ class Archiver:
                 self._write(one)
         if full:
             self._write(max(self._shards, key=lambda one: one.size))
+
+    def in_hand(self, shard: int) -> RawEntries:
+        """What was read of a shard and is not durable."""
+        return next(one.joined() for one in self._shards if one.archive.shard == shard)
 
     def flush(self) -> None:
         """Make durable all that is in hand, as far as it can be."""

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from connectors import parquet_files, parquet_writer
 from connectors.parquet import Damaged, Gap, entries, events, files, gaps, shards
 from connectors.parquet_files import ArchiveFile, End, day_of
+from connectors.parquet_rows import SCHEMA, rows
 from connectors.parquet_writer import BIG_BYTES, FEW, NOTHING, ShardArchive, to_merge
 from models.records.columns import EVENT_SCHEMA
 from models.records.errors import ConfigError
@@ -135,7 +136,7 @@ def test_polars_duckdb_and_pyarrow_read_the_directory_as_one_table(tmp_path: Pat
         .equals(ours.sort("shard", "position"))
     )
     where = f"'{tmp_path}/entries/**/*.parquet', hive_partitioning = true"
-    counted = duckdb.sql(
+    counted = duckdb.execute(
         f"SELECT kind, count(*), min(day), max(shard)::int FROM read_parquet({where}) GROUP BY 1 ORDER BY 1"
     )
     assert counted.fetchall() == [("event", 80, TODAY, 11), ("heartbeat", 40, TODAY, 11)]
@@ -147,9 +148,9 @@ def test_files_of_an_earlier_release_that_lack_a_column_are_read_and_merged(
 ) -> None:
     archive = opened()
     with monkeypatch.context() as earlier:
-        fewer = parquet_files.SCHEMA.remove(parquet_files.SCHEMA.get_field_index("trigger"))
+        fewer = SCHEMA.remove(SCHEMA.get_field_index("trigger"))
         earlier.setattr(parquet_files, "SCHEMA", fewer)
-        earlier.setattr(parquet_writer, "rows", lambda raw: parquet_rows_of(raw).select(fewer.names))
+        earlier.setattr(parquet_writer, "rows", lambda raw: rows(raw).select(fewer.names))
         archive.write(some(1, 5), 0)
     archive.write(some(6, 5, at_ms=NOON_MS + 10_000), 0)
     archive.write(some(11, 5, at_ms=NOON_MS + DAY_MS), 0)
@@ -157,12 +158,6 @@ def test_files_of_an_earlier_release_that_lack_a_column_are_read_and_merged(
     assert archive.merge()
     assert events(tmp_path).collect()["trigger"].to_list() == [None] * 10
     assert read(tmp_path, 3)[:10] == [*some(1, 5), *some(6, 5, at_ms=NOON_MS + 10_000)]
-
-
-def parquet_rows_of(raw: RawEntries) -> Any:
-    from connectors.parquet_rows import rows
-
-    return rows(raw)
 
 
 # --- going on
@@ -316,7 +311,7 @@ def test_a_newest_file_that_cannot_be_read_is_set_aside_and_its_entries_are_read
         again = opened(number)
         assert again.end.position == 5
         assert [str(file.path) in said for said in again.damaged] == [True]
-        assert (tmp_path / f"damaged/2026-11-26.{number:02d}.{file.path.name}").is_file()
+        assert (tmp_path / f"damaged/day=2026-11-26.shard={number:02d}.{file.path.name}").is_file()
         again.write(some(6, 5), 0)
         assert read(tmp_path, number) == list(some(1, 10, at_ms=NOON_MS))[:5] + list(some(6, 5))
 
@@ -344,7 +339,7 @@ def test_a_merge_sets_aside_what_it_cannot_read_and_merges_the_rest(tmp_path: Pa
     assert [(f.first, f.last) for f in files(tmp_path)] == [(1, 50), (101, 200), (201, 250)]
     assert gaps(tmp_path, 3) == [Gap(51, 100)]
     assert len(archive.damaged) == 1
-    assert (tmp_path / f"damaged/2026-11-26.03.{written[1].path.name}").is_file()
+    assert (tmp_path / f"damaged/day=2026-11-26.shard=03.{written[1].path.name}").is_file()
 
 
 def test_a_file_in_the_place_of_another_is_found_out(tmp_path: Path, opened: Any) -> None:
@@ -357,11 +352,16 @@ def test_a_file_in_the_place_of_another_is_found_out(tmp_path: Path, opened: Any
     assert opened().end.position == 5
 
 
-def test_a_file_that_is_none_of_ours_is_named(tmp_path: Path, opened: Any) -> None:
-    opened().write(some(1, 5), 0)
-    (tmp_path / "entries/day=2026-11-26/shard=03/notes.parquet").touch()
-    with pytest.raises(Damaged, match=r"notes\.parquet: no file of the archive has such a name"):
+def test_a_file_that_is_none_of_ours_is_named_and_set_aside(tmp_path: Path, opened: Any) -> None:
+    archive = opened()
+    archive.write(some(1, 5), 0)
+    (tmp_path / "entries/day=2026-11-26/shard=03/notes.txt").touch()
+    with pytest.raises(Damaged, match=r"notes\.txt: no file of the archive has such a name"):
         files(tmp_path)
+    crash(archive)
+    (said,) = opened().damaged
+    assert "notes.txt" in said
+    assert len(files(tmp_path)) == 1
 
 
 # --- merging
