@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.parquet_rows import NUMBERS, SCHEMA, WORDS
+from connectors.parquet_rows import NUMBERS, SCHEMA, STATISTICS, WORDS
 from models.records.errors import InputError
 from models.records.event import SHARDS
 
@@ -245,16 +245,18 @@ def write(path: Path, tables: Iterable[pa.Table], *, shard: int, first: int, end
 def _write_parquet(file: BinaryIO, tables: Iterable[pa.Table], about: bytes, level: int) -> None:
     writer = pq.ParquetWriter(
         file,
-        SCHEMA.with_metadata({_ABOUT: about}),
+        SCHEMA,
         compression="zstd",
         compression_level=level,
         use_dictionary=[*WORDS, "name", "runner_labels.list.element", "failure_error_patterns.list.element"],
         column_encoding=dict.fromkeys(NUMBERS, "DELTA_BINARY_PACKED"),
         data_page_version="2.0",
         write_page_checksum=True,
-        store_schema=True,
+        write_statistics=STATISTICS,
+        store_schema=False,  # Parquet's own types say all, and a file of a minute is small
     )
     try:
+        writer.add_key_value_metadata({_ABOUT: about})
         for table in _grouped(tables):
             writer.write_table(table, row_group_size=_GROUP_ROWS)
     finally:

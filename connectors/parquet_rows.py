@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.records.columns import EVENT_SCHEMA, Batch, decode
+from models.records.entry import Kind
 from models.records.raw import RawEntries
 
 ENTRY_COLUMNS: Final = ("position", "entry_ms", "entry_seq", "name", "value", "more")
@@ -41,10 +42,16 @@ SCHEMA: Final = pa.schema(
 NUMBERS: Final = ("position", "entry_ms", "entry_seq", "received_ms", "timestamp")
 """Columns that grow steadily."""
 
+STATISTICS: Final = [*NUMBERS, "kind", "platform", "event_type", "repository", "job_name", "outcome"]
+"""Columns by which a reader may pass over what it does not ask for."""
+
 WORDS: Final = tuple(
     field.name for field in SCHEMA if field.type == pa.string() and field.name not in {"id", "failure_excerpt"}
 )
 """Columns that hold the same texts again and again."""
+
+_KINDS: Final = [None, *(kind.value for kind in Kind)]
+_PAIR: Final = 2  # a name and a value
 
 Places = npt.NDArray[np.int64]
 
@@ -67,39 +74,42 @@ def rows(raw: RawEntries) -> pa.Table:
 def _entry_columns(raw: RawEntries, places: Places) -> dict[str, pa.Array]:
     first = np.diff(places, prepend=-1) > 0
     whole = pa.array(places, mask=~first)
-    bytes_of = {
+    fields_of = {
         "name": pa.array([fields[0] for fields in raw.fields], pa.binary()),
         "value": pa.array([fields[1] for fields in raw.fields], pa.binary()),
-        "more": pa.array([list(fields[2:]) or None for fields in raw.fields], pa.list_(pa.binary())),
+        "more": _more(raw),
     }
     numbers = {"position": raw.positions, "entry_ms": raw.entry_ms, "entry_seq": raw.entry_seqs}
     columns = {name: pa.array(np.asarray(values, np.int64)[places]) for name, values in numbers.items()}
-    return columns | {name: column.take(whole) for name, column in bytes_of.items()}
+    return columns | {name: column.take(whole) for name, column in fields_of.items()}
+
+
+def _more(raw: RawEntries) -> pa.Array:
+    if all(len(fields) == _PAIR for fields in raw.fields):
+        return pa.nulls(len(raw), pa.list_(pa.binary()))
+    return pa.array([list(fields[_PAIR:]) or None for fields in raw.fields], pa.list_(pa.binary()))
 
 
 def _decoded(raw: RawEntries, batch: Batch, places: Places) -> dict[str, pa.Array]:
     """What is known of each entry whatever it holds: of an event by its rows, of others by their mark."""
-    received: list[int | None] = [None] * len(raw)
-    kinds: list[str | None] = [None] * len(raw)
-    unreadable: list[str | None] = [None] * len(raw)
     begin = raw.positions[0] if len(raw) else 0
-    for position, received_ms in zip(*_pairs(batch.events), strict=True):
-        received[position - begin], kinds[position - begin] = received_ms, "event"
+    held = np.asarray(batch.events.column("position")) - begin
+    received = np.zeros(len(raw), np.int64)
+    received[held] = batch.events.column("received_ms")
+    kinds = np.zeros(len(raw), np.int64)
+    kinds[held] = _KINDS.index(Kind.EVENT)
+    unreadable: list[str | None] = [None] * len(raw)
     for mark in batch.marks:
         place = mark.position - begin
         received[place] = mark.received_ms or received[place]
-        kinds[place] = mark.kind or kinds[place]
+        kinds[place] = _KINDS.index(mark.kind) if mark.kind else kinds[place]
         unreadable[place] = mark.reason or unreadable[place]
     at = pa.array(places)
     return {
-        "received_ms": pa.array(received, pa.int64()).take(at),
-        "kind": pa.array(kinds, pa.string()).take(at),
+        "received_ms": pa.array(received, mask=received == 0).take(at),
+        "kind": pa.array(_KINDS, pa.string()).take(pa.array(kinds[places])),
         "unreadable": pa.array(unreadable, pa.string()).take(at),
     }
-
-
-def _pairs(events: pa.RecordBatch) -> tuple[list[int], list[int]]:
-    return events.column("position").to_pylist(), events.column("received_ms").to_pylist()
 
 
 def entries_of(table: Any) -> RawEntries:  # noqa: ANN401 - a table or batch of pyarrow
