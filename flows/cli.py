@@ -23,13 +23,11 @@ from cyclopts import App, CycloptsError, Parameter
 from connectors import redis_streams
 from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
-from connectors.redaction import redacting_processor
 from flows import (
-    archive_check,
+    archive_commands,
     checking,
     dead_commands,
     explain_commands,
-    logs,
     publish,
     recorded,
     rulebook_commands,
@@ -38,13 +36,27 @@ from flows import (
     supervise,
     top,
 )
-from flows.command import AWAY, DONE, INTERRUPTED, LEFT_OUT, PLAIN, WRONG, Context, Help, In, answer, complain, show
+from flows.command import (
+    AWAY,
+    DONE,
+    INTERRUPTED,
+    LEFT_OUT,
+    PLAIN,
+    WRONG,
+    Context,
+    Help,
+    In,
+    answer,
+    complain,
+    log_from_here_on,
+    show,
+)
 from flows.normalise import normalise as normalised
 from flows.settings import Settings
 from flows.tables import escape, one_line, to_json
 from models.records.entry import Encoding
 from models.records.errors import ConfigError, GuardError, InputError, Unavailable
-from models.records.event import SHARDS, PlatformName
+from models.records.event import PlatformName
 
 app = App(
     name="guard",
@@ -57,6 +69,7 @@ app = App(
     print_error=False,
 )
 app.meta.default_parameter = PLAIN
+app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
@@ -106,7 +119,7 @@ def receive(*, context: In) -> None:
     from flows import receive as receiver  # noqa: PLC0415 - web server and framework, which no other command needs
 
     settings = context.settings()
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     receiver.run(settings)
 
 
@@ -128,7 +141,7 @@ def flow(
     given = {"processes": processes, "ephemeral": ephemeral or None}
     settings = context.settings(flow={key: value for key, value in given.items() if value is not None})
     servers.require_schema(settings.postgres.url.get_secret_value())
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     arguments = [
         *(["--settings", str(context.path)] if context.path else []),
         *(["--ephemeral"] if ephemeral else []),
@@ -151,61 +164,8 @@ def logs_(*, number: int = 0, context: In) -> None:
 
     settings = context.settings()
     servers.require_schema(settings.postgres.url.get_secret_value())
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     read_logs.run(settings, number=number)
-
-
-@app.command(name="archive")
-def archive_(
-    *, number: int = 0, of: int = 1, check: bool = False, forget: bool = False, json: bool = False, context: In
-) -> int:
-    """Keep every entry of the streams as Parquet, until told to stop.
-
-    Parameters
-    ----------
-    number
-        Which of several archivers it is, from 0; each has its share of the shards.
-    of
-        How many archivers there are.
-    check
-        Instead, compare what is archived with the streams, and say what is missing.
-    forget
-        Instead, let the archive hold back trimming no more, where none will run again.
-    json
-        The answer of --check as JSON.
-    """
-    if not 0 <= number < of <= SHARDS:
-        raise ConfigError(f"--number and --of: expected 0 <= number < of <= {SHARDS}, got {number} and {of}")
-    settings = context.settings()
-    if check:
-        return _archive_check(settings, as_json=json)
-    if forget:
-        with servers.streams(settings) as client:
-            forgotten = redis_streams.forget_reader(client, redis_streams.ARCHIVE_GROUP)
-        answer(f"the archive was registered on {forgotten} shards, and is no more")
-        return DONE
-    from flows import archive  # noqa: PLC0415 - the writer of Parquet, which no other command needs
-
-    _log_from_here_on(settings)
-    archive.run(settings, number=number, of=of)
-    return DONE
-
-
-def _archive_check(settings: Settings, *, as_json: bool) -> int:
-    checked = archive_check.look(settings)
-    if as_json:
-        answer(to_json(checked))
-    else:
-        show(archive_check.shown(checked))
-    for line in checked.unreachable:
-        complain(line)
-    if checked.unreachable:
-        return AWAY
-    return DONE if all(one.complete for one in checked.shards) else LEFT_OUT
-
-
-def _log_from_here_on(settings: Settings) -> None:
-    logs.configure(settings.logging, redact=redacting_processor(servers.redactor(settings)))
 
 
 @app.command
