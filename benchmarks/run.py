@@ -63,6 +63,7 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.log_reading --rate 10 --seconds 5 --readers 1",
     ),
     "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
+    "archive": Case("benchmarks.archive_speed", "benchmarks.archive_speed --events 20000 --rounds 1"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",

@@ -355,6 +355,58 @@ def guard_log_requests_oldest_age_seconds() -> None:
     """
 
 
+# --- the archive ---
+
+
+@counter(unit="entries", of=["archive"])
+def guard_archive_entries_total(*, shard: Shard) -> None:
+    """Entries that are durable in the archive, heartbeats among them.
+
+    Does not rise for one shard: its file cannot be written; the log says why. For all: Redis or the disk is away.
+    """
+
+
+@counter(unit="bytes", of=["archive"])
+def guard_archive_bytes_total() -> None:
+    """Bytes of files that were added to the archive, before they are merged.
+
+    By guard_archive_entries_total it is what an entry takes; merged files are some tenth smaller.
+    """
+
+
+@gauge(unit="seconds", of=["archive"])
+def guard_archive_waiting_seconds() -> None:
+    """Age of the oldest entry that was read and is not durable in the archive yet; 0 where there is none.
+
+    Above archive.flush: the directory takes nothing, mostly because its disk is full. Nothing is lost: it is in Redis.
+    """
+
+
+@counter(unit="entries", of=["archive"])
+def guard_archive_missing_total(*, shard: Shard, kind: Literal["lost_tail", "trimmed"]) -> None:
+    """Entries that the archive will never have, at least so many: gone from the stream before it read them.
+
+    trimmed: it was forgotten, or is newer than the stream. lost_tail: the server lost its newest entries.
+    """
+
+
+@counter(unit="files", of=["archive"])
+def guard_archive_damaged_files_total() -> None:
+    """Files of the archive that could not be read, and were set aside.
+
+    Any rise: the disk gives back other bytes than it was given. The log names them; `guard archive --check` the gap.
+    """
+
+
+@gauge(unit="seconds", of=["flow"])
+def guard_reader_oldest_age_seconds(*, reader: str) -> None:
+    """Age of the oldest entry that a registered reader has not durably read; 0 where there is none.
+
+    Grows: the reader is dead or too slow, and all that it has not read stays in Redis. Start it, or
+    `guard archive --forget`.
+    """
+
+
 @gauge(unit="1", of=EVERY)
 def guard_build_info(*, process: Process, version: str, python: str) -> None:
     """Always 1; its labels say what runs.

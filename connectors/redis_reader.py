@@ -1,7 +1,8 @@
 """Reading the shards of one worker: one round trip for all of them, by entry id, without waiting.
 
 No consumer group delivers: who reads which shard is the dataflow's business, and XREAD costs the server a seventh of
-XREADGROUP. The group "flow" only shows how far was durably read, so that any Redis tool sees the lag.
+XREADGROUP. A reader's group only shows how far was durably read, so that any Redis tool sees the lag, and so that
+nothing is trimmed which a registered reader has not read.
 """
 
 from __future__ import annotations
@@ -14,17 +15,13 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import redis
 
-from connectors.redis_streams import GROUP, log_key
+from connectors.redis_streams import ARCHIVE_GROUP, GROUP, READER_GROUPS, log_key
 from connectors.redis_wire import Command, connect, pipelined
 from models.records.raw import RawEntries
 
 GapKind: TypeAlias = Literal["lost_tail", "trimmed"]
 EntryId: TypeAlias = tuple[int, int]
 
-READER_GROUPS: Final = "reader:"
-"""Groups so named, like the flow's, hold back trimming: nothing is trimmed that one of them has not read."""
-
-_GATHER_SECONDS: Final = 0.020  # between questions without a backlog: a batch of few costs what one of many does
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _EARLY_SECONDS: Final = 0.001
@@ -33,6 +30,23 @@ _LEAST_COUNT: Final = 1  # a packed entry may hold a thousand events
 _MOST_COUNT: Final = 2048  # more fall out of the cache before they are used: 4096 of all shards cost a third more
 _BATCH_BYTES: Final = 2 << 20
 _GROWTH: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """As whom one reads: the group whose cursor shows how far, and what else is the reader's business.
+
+    `gather_seconds` lie between questions without a backlog: a batch of few costs what one of many does.
+    """
+
+    group: str
+    gather_seconds: float
+    trims: bool = False  # what every reader is past
+    counts_missing: bool = False  # entries that were removed unread have positions, too: somebody else read them
+
+
+FLOW: Final = Role(GROUP, 0.020, trims=True)
+ARCHIVE: Final = Role(ARCHIVE_GROUP, 0.5, counts_missing=True)
 
 
 class SourceHooks(Protocol):
@@ -132,8 +146,10 @@ class Reader:
         now_ms: Callable[[], int],
         monotonic: Callable[[], float],
         hooks: SourceHooks,
+        role: Role = FLOW,
     ) -> None:
         self._connection = connect(url)
+        self._role = role
         self._durable = durable
         self._retention_ms = retention // timedelta(milliseconds=1)
         self._now_ms = now_ms
@@ -168,7 +184,7 @@ class Reader:
             self._failed(error)
             return
         self._failures = 0
-        self._due = self._monotonic() + _GATHER_SECONDS
+        self._due = self._monotonic() + self._role.gather_seconds
 
     def _failed(self, error: redis.RedisError) -> None:
         """Try again later, and then compare notes first: the server may be another one, or have lost something."""
@@ -202,7 +218,7 @@ class Reader:
         The group may be refused where memory is full; reading must go on then, so that trimming can.
         """
         if self._durable:
-            for reply in pipelined(self._connection, [_create(tail) for tail in tails]):
+            for reply in pipelined(self._connection, [_create(tail, self._role.group) for tail in tails]):
                 if isinstance(reply, redis.ResponseError) and not _says(reply, "BUSYGROUP"):
                     self._hooks.trouble(reply)
         replies = pipelined(self._connection, [("XINFO", "STREAM", tail.key) for tail in tails])
@@ -228,7 +244,8 @@ class Reader:
             gone = stream.gone_after(here)
             if gone > read:
                 self._hooks.gap(tail.shard, "trimmed", gone - read)
-                tail.move(Point(at.entry_id, at.position, gone - at.position))
+                position = at.position + (gone - read if self._role.counts_missing else 0)
+                tail.move(Point(at.entry_id, position, gone - position))
 
     def _settle(self, proven: list[tuple[Tail, Point]]) -> None:
         """Show how far was durably read, and trim what every reader is past and is older than the retention."""
@@ -236,20 +253,27 @@ class Reader:
         for tail, point in proven:
             tail.durable = None
             ordinal = () if point.read is None else ("ENTRIESREAD", point.read)
-            cursors += [("XGROUP", "SETID", tail.key, GROUP, point.entry_id, *ordinal), ("XINFO", "GROUPS", tail.key)]
-        replies = pipelined(self._connection, cursors)
-        trims: list[Command] = []
-        for (tail, point), moved, groups in zip(proven, replies[::2], replies[1::2], strict=True):
-            refused = next((reply for reply in (moved, groups) if isinstance(reply, redis.ResponseError)), None)
-            if refused is None:
-                trims.append(("XTRIM", tail.key, "MINID", "~", self._least(groups)))
-            else:
-                self._hooks.trouble(refused)
-            if refused is not None or point.skew is None:  # a group or a stream is gone, or a count is to be learnt
+            cursors.append(("XGROUP", "SETID", tail.key, self._role.group, point.entry_id, *ordinal))
+        asked: list[Command] = [("XINFO", "GROUPS", tail.key) for tail, _ in proven] if self._role.trims else []
+        replies = pipelined(self._connection, [*cursors, *asked])
+        moved, groups = replies[: len(proven)], replies[len(proven) :]
+        for (tail, point), reply in zip(proven, moved, strict=True):
+            if self._refused(reply) or point.skew is None:  # a group or stream is gone, or a count is to be learnt
                 tail.checked = False
+        trims: list[Command] = [
+            ("XTRIM", tail.key, "MINID", "~", self._least(reply))
+            for (tail, _), done, reply in zip(proven, moved, groups, strict=False)
+            if not isinstance(done, redis.ResponseError) and not self._refused(reply)
+        ]
         for reply in pipelined(self._connection, trims) if trims else ():
-            if isinstance(reply, redis.ResponseError):
-                self._hooks.trouble(reply)
+            self._refused(reply)
+
+    def _refused(self, reply: object) -> bool:
+        """Whether the server said no; that is told."""
+        if isinstance(reply, redis.ResponseError):
+            self._hooks.trouble(reply)
+            return True
+        return False
 
     def _least(self, groups: list[Any]) -> str:
         named = [dict(zip(group[::2], group[1::2], strict=True)) for group in groups]
@@ -286,9 +310,9 @@ class Stream:
         return self.added - self.length if self.first is None or self.first > here else 0
 
 
-def _create(tail: Tail) -> Command:
+def _create(tail: Tail, group: str) -> Command:
     ordinal = () if tail.reached.read is None else ("ENTRIESREAD", tail.reached.read)
-    return ("XGROUP", "CREATE", tail.key, GROUP, tail.reached.entry_id, "MKSTREAM", *ordinal)
+    return ("XGROUP", "CREATE", tail.key, group, tail.reached.entry_id, "MKSTREAM", *ordinal)
 
 
 def _says(reply: object, words: str) -> bool:

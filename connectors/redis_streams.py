@@ -20,6 +20,11 @@ from models.records.event import SHARDS
 GROUP: Final = "flow"
 """The consumer group whose cursor shows how far the flow has durably come. Nothing is delivered through it."""
 
+READER_GROUPS: Final = "reader:"
+"""Groups so named, like the flow's, hold back trimming: nothing is trimmed that one of them has not read."""
+
+ARCHIVE_GROUP: Final = f"{READER_GROUPS}archive"
+
 MARK_TTL_MS: Final = 72 * 3600 * 1000
 """How long a duplicate mark holds. GitHub redelivers deliveries of the past three days:
 https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks"""
@@ -198,6 +203,84 @@ def backlog(client: redis.Redis, *, now_ms: int) -> list[ShardBacklog]:
             if isinstance(reply, redis.ResponseError):
                 raise reply
     return [_waiting(shard, now_ms, *reply) for shard, reply in enumerate(replies)]
+
+
+_UNREAD: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local unread = {}
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local named = {}
+  for i = 1, #group, 2 do named[group[i]] = group[i + 1] end
+  if string.sub(named['name'], 1, #ARGV[1]) == ARGV[1] then
+    local next = redis.call('XRANGE', KEYS[1], '(' .. named['last-delivered-id'], '+', 'COUNT', 1)[1]
+    unread[#unread + 1] = {string.sub(named['name'], #ARGV[1] + 1), next and next[1] or ''}
+  end
+end
+return unread
+"""
+
+
+def reader_ages(client: redis.Redis, *, now_ms: int) -> dict[str, int]:
+    """The registered readers, and the age in ms of the oldest entry that each has not durably read; 0 where none is.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    with unavailable(), client.pipeline(transaction=False) as pipe:
+        for shard in range(SHARDS):
+            pipe.eval_ro(_UNREAD, 1, log_key(shard), READER_GROUPS)
+        replies: list[Any] = pipe.execute()
+    ages: dict[str, int] = {}
+    for name, entry_id in (pair for reply in replies for pair in reply):
+        age = now_ms - int(entry_id.partition(b"-")[0]) if entry_id else 0
+        ages[name.decode()] = max(age, ages.get(name.decode(), 0))
+    return ages
+
+
+def forget_reader(client: redis.Redis, group: str) -> int:
+    """Let a reader hold back nothing any more; on how many shards it was registered.
+
+    Raises:
+        Unavailable: it may be registered still.
+    """
+    with unavailable(), client.pipeline(transaction=False) as pipe:
+        for shard in range(SHARDS):
+            pipe.xgroup_destroy(log_key(shard), group)
+        replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError) and "requires the key to exist" not in str(reply):
+                raise reply
+    return sum(reply for reply in replies if isinstance(reply, int))
+
+
+class StreamCount(NamedTuple):
+    """What the server says of a shard: entries ever added, entries there, and the id of the last one ever."""
+
+    added: int
+    length: int
+    last: tuple[int, int]
+
+
+def stream_counts(client: redis.Redis) -> list[StreamCount]:
+    """Of every shard; nought where nothing was ever added.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    with unavailable(), client.pipeline(transaction=False) as pipe:
+        for shard in range(SHARDS):
+            pipe.xinfo_stream(log_key(shard))
+        replies: list[Any] = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError) and "no such key" not in str(reply):
+                raise reply
+    return [StreamCount(0, 0, (0, 0)) if isinstance(r, redis.ResponseError) else _count(r) for r in replies]
+
+
+def _count(info: dict[Any, Any]) -> StreamCount:
+    named = {key.decode() if isinstance(key, bytes) else key: value for key, value in info.items()}
+    ms, _, seq = named["last-generated-id"].decode().partition("-")
+    return StreamCount(named["entries-added"], named["length"], (int(ms), int(seq)))
 
 
 def log_backlog(client: redis.Redis, *, now_ms: int) -> tuple[int, int]:

@@ -23,12 +23,11 @@ from cyclopts import App, CycloptsError, Parameter
 from connectors import redis_streams
 from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
-from connectors.redaction import redacting_processor
 from flows import (
+    archive_commands,
     checking,
     dead_commands,
     explain_commands,
-    logs,
     policy_check,
     publish,
     recorded,
@@ -39,7 +38,21 @@ from flows import (
     supervise,
     top,
 )
-from flows.command import AWAY, DONE, INTERRUPTED, LEFT_OUT, PLAIN, WRONG, Context, Help, In, answer, complain, show
+from flows.command import (
+    AWAY,
+    DONE,
+    INTERRUPTED,
+    LEFT_OUT,
+    PLAIN,
+    WRONG,
+    Context,
+    Help,
+    In,
+    answer,
+    complain,
+    log_from_here_on,
+    show,
+)
 from flows.normalise import normalise as normalised
 from flows.settings import Settings
 from flows.tables import escape, one_line, to_json
@@ -58,6 +71,7 @@ app = App(
     print_error=False,
 )
 app.meta.default_parameter = PLAIN
+app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
@@ -107,7 +121,7 @@ def receive(*, context: In) -> None:
     from flows import receive as receiver  # noqa: PLC0415 - web server and framework, which no other command needs
 
     settings = context.settings()
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     receiver.run(settings)
 
 
@@ -129,7 +143,7 @@ def flow(
     given = {"processes": processes, "ephemeral": ephemeral or None}
     settings = context.settings(flow={key: value for key, value in given.items() if value is not None})
     servers.require_schema(settings.postgres.url.get_secret_value())
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     arguments = [
         *(["--settings", str(context.path)] if context.path else []),
         *(["--ephemeral"] if ephemeral else []),
@@ -152,12 +166,8 @@ def logs_(*, number: int = 0, context: In) -> None:
 
     settings = context.settings()
     servers.require_schema(settings.postgres.url.get_secret_value())
-    _log_from_here_on(settings)
+    log_from_here_on(settings)
     read_logs.run(settings, number=number)
-
-
-def _log_from_here_on(settings: Settings) -> None:
-    logs.configure(settings.logging, redact=redacting_processor(servers.redactor(settings)))
 
 
 @app.command

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
 
+from connectors.redaction import redacting_processor
+from flows import logs, servers
 from flows.settings import Settings
 from flows.tables import escape
 
@@ -51,6 +53,15 @@ class Help(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to main."""
         raise BrokenPipeError
+
+
+def log_from_here_on(settings: Settings) -> None:
+    """Let what this process does be logged as the settings say.
+
+    Raises:
+        ConfigError: redaction.key is not set.
+    """
+    logs.configure(settings.logging, redact=redacting_processor(servers.redactor(settings)))
 
 
 def answer(line: str) -> None:

@@ -17,7 +17,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -51,12 +51,13 @@ class Ports:
     receiver_admin: int
     flow_metrics: int
     logs_metrics: int = 8100
+    archive_metrics: int = 8200
     logs: int = 8110  # where the world serves what its jobs wrote
 
     @classmethod
     def free(cls) -> Self:
         """Ports that nothing listens on now."""
-        return cls(free_port(), free_port(), free_port(), free_port(), free_port())
+        return cls(*(free_port() for _ in fields(cls)))
 
 
 class Files:
@@ -78,6 +79,7 @@ class Files:
         self.curl = directory / "delivery.curl"
         self.spool = directory / "spool"
         self.recovery = directory / "recovery"
+        self.archive = directory / "archive"
         if directory.exists() and any(directory.iterdir()) and not self.secrets.exists():
             raise ConfigError(f"{directory}: not empty, and no earlier demo's")
         directory.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,11 @@ class Files:
             "",
             "[logs]",
             f"metrics_port = {ports.logs_metrics}",
+            "",
+            "[archive]",
+            f"directory = {_quoted(self.archive)}",
+            'flush = "5s"',
+            f"metrics_port = {ports.archive_metrics}",
             "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',
@@ -250,6 +257,7 @@ class Stage:
             migrated.result()
             self._start("flow", "flows.cli", "flow", "--settings", str(self.files.settings))
             self._start("logs", "flows.cli", "logs", "--settings", str(self.files.settings))
+            self._start("archive", "flows.cli", "archive", "--settings", str(self.files.settings))
             self._stack = self._stack.pop_all()
         return self
 

@@ -15,7 +15,7 @@ from connectors import metrics
 from connectors.postgres import connect
 from connectors.postgres_rows import Written
 from connectors.redis_source import GapKind
-from connectors.redis_streams import backlog, log_backlog
+from connectors.redis_streams import backlog, log_backlog, reader_ages
 from models.records.columns import Batch
 from models.records.errors import Unavailable
 from models.records.outputs import ShardOutput
@@ -145,6 +145,8 @@ class Backlog:
         requests, age_ms = log_backlog(self._client, now_ms=int(now_ms))
         metrics.guard_log_requests().set(requests)
         metrics.guard_log_requests_oldest_age_seconds().set(age_ms / 1000)
+        for reader, unread_ms in reader_ages(self._client, now_ms=int(now_ms)).items():
+            metrics.guard_reader_oldest_age_seconds(reader=reader).set(unread_ms / 1000)
 
     def _dead_letters(self) -> None:
         with connect(self._url, application_name="guard metrics") as connection:

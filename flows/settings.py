@@ -189,6 +189,17 @@ class Logs(Section):
     max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
 
 
+class Archive(Section):
+    """The archive: where it is, and how soon what was read is durable there."""
+
+    directory: Path | None = None
+    flush: Duration = timedelta(seconds=60)  # how long entries wait for others to share a file with
+    flush_bytes: Annotated[int, Field(ge=MIB)] = 64 * MIB  # of entries in hand; then they do not wait
+    retention_days: Days = 400
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8200  # of archiver number 0; the next one has the next port
+
+
 class ApiCredential(Section):
     """What opens an API. What reads is not what acts: it need not have the right to change anything."""
 
@@ -266,6 +277,7 @@ class Settings(BaseSettings):
     receiver: Receiver = Receiver()
     flow: Flow = Flow()
     logs: Logs = Logs()
+    archive: Archive = Archive()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

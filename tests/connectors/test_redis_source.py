@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.delivery import Delivery
-from connectors.redis_reader import READER_GROUPS, GapKind
+from connectors.redis_reader import GapKind
 from connectors.redis_source import KEYS, PART_OF, Lead, ShardPartition, ShardSource
-from connectors.redis_streams import GROUP, backlog, log_key, publish
+from connectors.redis_streams import GROUP, READER_GROUPS, backlog, log_key, publish
 from flows.embedded import EmbeddedValkey
 from models.records.entry import Encoding, Entry, Kind, decode, encode
 from models.records.event import SHARDS

@@ -93,4 +93,5 @@ def test_the_scrape_targets_are_the_ports_of_the_settings() -> None:
     targets: list[Any] = [
         json.loads(t) for t in re.findall(r"targets: (\[.*\])", (RULES / "prometheus.yml").read_text())
     ]
-    assert targets == [[f"127.0.0.1:{settings.receiver.admin_port}"], [f"127.0.0.1:{settings.flow.metrics_port}"]]
+    ports = (settings.receiver.admin_port, settings.flow.metrics_port, settings.archive.metrics_port)
+    assert targets == [[f"127.0.0.1:{port}"] for port in ports]
