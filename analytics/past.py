@@ -1,9 +1,9 @@
 """Events of the past as the batches that a shard would have read, had they come one by one into its stream.
 
 Each event is an entry of its own, received when it was received, and a heartbeat stands in every shard each minute as
-long as the events of all shards last and three hours beyond, as if all sources fell silent then: what is open closes,
-and what is found by absence counts only as long as a source is trusted. What is due is done to the second whatever the
-heartbeats' distance, so that one each second, as receivers put them, would change nothing but positions.
+long as the events of all shards last and half an hour beyond: minutes and stretches of ten close, and no job is called
+stuck because a file ended. What is due is done to the second whatever the heartbeats' distance, so that one each
+second, as receivers put them, would change nothing but positions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.records.entry import Kind
 from models.records.event import SHARDS, shard_of
 
 HEARTBEAT_MS: Final = 60_000
-SILENCE_MS: Final = 3 * 3_600_000
+SILENCE_MS: Final = 1_800_000
 """How long stream time runs on behind the last event."""
 MOST_AT_ONCE: Final = 8192
 """Rows of a batch. Batches of other sizes give the same rows."""

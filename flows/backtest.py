@@ -18,7 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ from analytics.past import Span, batches
 from analytics.rulebook import Rulebook
 from connectors.redaction import Redactor
 from flows.backtest_inputs import Piece, Redact, Run, Sorted, merged, redacted, sort
+from flows.detector_files import DetectorFile, load
 from models.records.columns import Batch
 from models.records.errors import ConfigError, GuardError
 from models.records.event import SHARDS
@@ -46,12 +47,21 @@ Watch = Callable[[str, int, int], None]
 """Hears what is being done, how much of it is done, and of how much."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rules:
     """A rulebook in force throughout; with `named`, those by digest that control entries bring into force after it."""
 
     body: Mapping[str, Any]
+    also: tuple[DetectorFile, ...] = ()
     named: Mapping[str, Mapping[str, Any]] | None = None
+
+    def rulebook(self) -> Rulebook:
+        """The rulebook, compiled.
+
+        Raises:
+            ConfigError: a detector's file does not hold what it should.
+        """
+        return _compiled(self)
 
     def resolve(self, digest: str) -> Rulebook:
         """The rulebook of `digest`.
@@ -60,20 +70,23 @@ class Rules:
             ConfigError: there is none.
         """
         if self.named is None:
-            return _rulebook(self)
+            return self.rulebook()
         if digest not in self.named:
             raise ConfigError(f"rulebook {digest}: not kept anywhere")
-        return _rulebook(Rules(self.named[digest]))
-
-    def __hash__(self) -> int:
-        return id(self.body)
+        return _named(self, digest)
 
 
 @cache
-def _rulebook(rules: Rules) -> Rulebook:
-    made = Rulebook(rules.body)
+def _compiled(rules: Rules) -> Rulebook:
+    made = Rulebook(rules.body, also=tuple(map(load, rules.also)))
     made.catalogue.check()
     return made
+
+
+@cache
+def _named(rules: Rules, digest: str) -> Rulebook:
+    assert rules.named is not None
+    return Rules(rules.named[digest]).rulebook()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +137,7 @@ class Workshop:
         rules = self._plan.sides[task.side]
         parts = Parts(self._plan.folder, f"{task.side}-{task.shard:02}")
         stats = NOTHING
-        for output in judged(task.shard, _entries(task), _rulebook(rules), rules.resolve):
+        for output in judged(task.shard, _entries(task), rules.rulebook(), rules.resolve):
             parts.add(output)
             stats = added(stats, output.stats)
             with self._done.get_lock():
@@ -182,7 +195,7 @@ def _begin(plan: Plan, done: Any) -> None:  # noqa: ANN401 - as above
     """What a spawned process does first."""
     _open(plan, done)
     for rules in plan.sides:
-        _rulebook(rules)
+        rules.rulebook()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as in flows/worker.py: batches are made and dropped by the thousand
@@ -273,16 +286,27 @@ def tasks(done: Iterable[Sorted], span: Span, sides: int) -> list[Task]:
     return [Task(side, shard, tuple(by_shard[shard]), span) for shard in largest for side in range(sides)]
 
 
-def put_together(parts: Iterable[Judged], side: int, folder: Path) -> dict[str, Path]:
-    """One file a table of what one set of rules said, by shard; a table without rows has a file too."""
+def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path) -> dict[str, Path]:
+    """One file a table of what one set of rules said, by shard. Each appears in `folder` whole, without rows too."""
     ordered = sorted((part for part in parts if part.side == side), key=lambda part: part.shard)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.parquet" for name in RECORDS}
     for name, path in paths.items():
-        with pq.ParquetWriter(path, SCHEMAS[name], compression="zstd") as writer:
+        whole = between / path.name
+        with pq.ParquetWriter(whole, SCHEMAS[name], compression="zstd") as writer:
             for part in ordered:
                 if name in part.files:
-                    with pq.ParquetFile(part.files[name]) as written:
-                        for group in range(written.num_row_groups):
-                            writer.write_table(written.read_row_group(group))
+                    _append(part.files[name], writer)
+        whole.replace(path)
     return paths
+
+
+def _append(part: Path, writer: pq.ParquetWriter) -> None:
+    with pq.ParquetFile(part) as written:
+        for group in range(written.num_row_groups):
+            writer.write_table(written.read_row_group(group))
+
+
+def sum_of(stats: Iterable[ShardStats]) -> ShardStats:
+    """All of them together."""
+    return reduce(added, stats, NOTHING)

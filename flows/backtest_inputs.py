@@ -43,10 +43,10 @@ class Piece(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Events of one shard, in order of time: batch `index` of the file `path`."""
+    """Events of one shard, in order of time: batch `place` of the file `path`."""
 
     path: Path
-    index: int
+    place: int
     shard: int
     rows: int
     first_ms: int
@@ -166,7 +166,7 @@ def _row(piece: Piece, row: int) -> int:
 def merged(runs: Iterable[Run]) -> Iterator[pa.RecordBatch]:
     """The events of one shard's runs in order of time."""
     left = pa.Table.from_batches([], ROW_SCHEMA)
-    order = sorted(runs, key=lambda run: (run.first_ms, run.path, run.index))
+    order = sorted(runs, key=lambda run: (run.first_ms, run.path, run.place))
     for run, later in pairwise([*order, None]):
         assert run is not None
         left = in_order(pa.concat_tables([left, pa.Table.from_batches([_load(run)])]))
@@ -181,7 +181,7 @@ def merged(runs: Iterable[Run]) -> Iterator[pa.RecordBatch]:
 
 def _load(run: Run) -> pa.RecordBatch:
     with pa.OSFile(str(run.path)) as file:
-        return pa_ipc.open_file(file).get_batch(run.index)
+        return pa_ipc.open_file(file).get_batch(run.place)
 
 
 def told_rows(done: Sequence[Sorted]) -> list[tuple[str, int, str]]:

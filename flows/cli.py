@@ -25,6 +25,7 @@ from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
 from connectors.redaction import redacting_processor
 from flows import (
+    backtest_commands,
     checking,
     dead_commands,
     explain_commands,
@@ -59,6 +60,7 @@ app.meta.default_parameter = PLAIN
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
+app.command(backtest_commands.run, name="backtest")
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")
