@@ -12,8 +12,8 @@ def problems(cls: type[Detector]) -> list[str]:
     """What is wrong with a detector, a sentence each."""
     examples = {kind: getattr(cls, kind, ()) for kind in ("FIRES", "SILENT")}
     missing = [f"{kind} is empty: it needs an example" for kind, some in examples.items() if not some]
-    if missing:
-        return missing
+    if missing or cls.judge is Detector.judge:
+        return missing or ["has no judge()"]
     try:
         detector = cls()
     except TypeError as error:
