@@ -73,12 +73,17 @@ def batches(rows: Iterable[pa.RecordBatch], span: Span, *, heartbeat_ms: int = H
         batch = _batch(part, received, beats, position)
         position, beat = batch.last, beat + len(beats) * heartbeat_ms
         yield batch
-    end = span.last_ms + SILENCE_MS
-    while beat <= end:
-        beats = np.arange(beat, min(end + 1, beat + MOST_AT_ONCE * heartbeat_ms), heartbeat_ms)
+    for beats in _quiet(beat, span.last_ms + SILENCE_MS, heartbeat_ms):
         batch = Batch(_EMPTY, _marks(np.zeros_like(beats), beats, position), position + len(beats), len(beats))
-        position, beat = batch.last, beat + len(beats) * heartbeat_ms
+        position = batch.last
         yield batch
+
+
+def _quiet(since_ms: int, until_ms: int, heartbeat_ms: int) -> Iterator[Ints]:
+    """Heartbeats of a time in which nothing comes, the last at its end."""
+    for first in range(since_ms, until_ms, MOST_AT_ONCE * heartbeat_ms):
+        yield np.arange(first, min(until_ms, first + MOST_AT_ONCE * heartbeat_ms), heartbeat_ms)
+    yield np.array([until_ms])
 
 
 def _batch(part: pa.RecordBatch, received: Ints, beats: Ints, position: int) -> Batch:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from analytics.contract import problems
-from analytics.detectors.detector import Detector
+from analytics.detectors.detector import Rule, classes_of
 from models.records.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ def read(path: Path) -> DetectorFile:
         raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
-def load(file: DetectorFile) -> type[Detector]:
+def load(file: DetectorFile) -> type[Rule]:
     """The one detector in `file`; its code is run.
 
     Raises:
@@ -57,16 +57,14 @@ def load(file: DetectorFile) -> type[Detector]:
         except Exception as error:  # noqa: BLE001 - whatever the file raises is its own
             del sys.modules[name]
             raise ConfigError(f"{file.path}:{_line(file, error)}: {type(error).__name__}: {error}") from None
-    classes = [
-        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Detector) and c.__module__ == name
-    ]
+    classes = [cls for cls in classes_of(vars(module)) if cls.__module__ == name]
     if len(classes) != 1:
         found = ", ".join(cls.__name__ for cls in classes) or "none"
-        raise ConfigError(f"{file.path}: one class that is a Detector was expected, there is {found}")
+        raise ConfigError(f"{file.path}: one class of a detector was expected, there is {found}")
     return classes[0]
 
 
-def checked(file: DetectorFile) -> type[Detector]:
+def checked(file: DetectorFile) -> type[Rule]:
     """The detector in `file`, which does what its own examples say.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 import pyarrow as pa
 
-from models.records.outputs import DeadLetter, DecisionRow, DiagnosisRow, Failure, FindingRow
+from models.records.outputs import DeadLetter, DecisionRow, DetectorFault, DiagnosisRow, Failure, FindingRow
 
 TIMES: Final[Mapping[str, str]] = {
     "occurred_ms": "occurred_at",
@@ -26,6 +26,7 @@ RECORDS: Final[Mapping[str, type[Any]]] = {
     "findings": FindingRow,
     "decisions": DecisionRow,
     "dead_letters": DeadLetter,
+    "detector_faults": DetectorFault,
 }
 """The tables of a backtest. Aggregates are left out: they are sums of the events that the backtest was given."""
 

@@ -40,7 +40,8 @@ def at(event: Event) -> int:
 def logs_of(events: list[Event], heartbeat_ms: int = HEARTBEAT_MS) -> dict[int, Log]:
     """The streams of all shards, had the events, which are in order of time, come as they happened."""
     first, last = at(events[0]), at(events[-1])
-    beats = list(range(-(-first // heartbeat_ms) * heartbeat_ms, last + SILENCE_MS + 1, heartbeat_ms))
+    end = last + SILENCE_MS
+    beats = [*range(-(-first // heartbeat_ms) * heartbeat_ms, end, heartbeat_ms), end]
     logs = {}
     for shard in range(SHARDS):
         log, due = Log(), iter(beats)

@@ -26,11 +26,10 @@ DETECTOR = '''
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from analytics.detectors.detector import JOB, Detector, Finding, Seen
+from analytics.detectors.detector import JOB, Detector, Finding, History
 from analytics.examples import failed
 from models.records.event import FAILING
 
@@ -43,7 +42,7 @@ class QuickPair(Detector):
     sees = FAILING
     within: timedelta = timedelta(hours=2)
 
-    def judge(self, history: Sequence[Seen], at_ms: int) -> Finding | None:
+    def judge(self, history: History, at_ms: int) -> Finding | None:
         if len(history) < 2:
             return None
         return Finding(history[0].at_ms, history[-1].at_ms, len(history), tuple(s.id for s in history), "two")
@@ -149,14 +148,14 @@ def test_another_text_of_a_detector_is_another_rulebook(
             ("SILENT = ((failed(0),),)", "SILENT = ((failed(0), failed(1)),)"),
             "SILENT[0] must be silent, and fired: two",
         ),
-        (("return Finding(", "return ("), "FIRES[0]: judge() answered tuple"),
+        (("return Finding(", "return ("), "FIRES[0]: TypeError: judge() answered tuple"),
         (("history[-1].at_ms", "history[9].at_ms"), "FIRES[0]: IndexError"),
-        (("(s.id for s in history)", "('x' for s in history)"), "events that it was not shown"),
+        (("(s.id for s in history)", "('x' for s in history)"), "not a tuple of ids that it was shown"),
         (("FIRES = ((failed(0), failed(5)),)", ""), "FIRES is empty"),
         (("def judge", "def jugde"), "has no judge()"),
-        (("class QuickPair(Detector)", "class QuickPair"), "one class that is a Detector was expected, there is none"),
-        (("import timedelta", "import timdelta"), "quick_pair.py:8: ImportError"),
-        (("by = JOB", "by = = JOB"), "quick_pair.py:19: SyntaxError"),
+        (("class QuickPair(Detector)", "class QuickPair"), "one class of a detector was expected, there is none"),
+        (("import timedelta", "import timdelta"), "quick_pair.py:7: ImportError"),
+        (("by = JOB", "by = = JOB"), "quick_pair.py:18: SyntaxError"),
     ],
 )
 def test_a_detector_that_breaks_its_contract_is_refused_and_told_why(
