@@ -95,6 +95,25 @@ def _iso(at: Any) -> str:  # noqa: ANN401 - a datetime, which polars does not ty
     return str(at.isoformat(timespec="seconds")).replace("+00:00", "Z")
 
 
+def faults(tables: Tables) -> list[dict[str, Any]]:
+    """Detectors that failed, with what they raised, how often, and the first subject and event that did it."""
+    frame = tables["detector_faults"].sort("at", "shard", "position", "fault_id").collect()
+    return [
+        {
+            "detector": detector,
+            "error": error,
+            "count": len(some),
+            "first": {"at": _iso(some["at"][0]), **some.select("repository", "subject", "event_id").row(0, named=True)},
+        }
+        for (detector, error), some in sorted(frame.group_by("detector", "error"))
+    ]
+
+
+def dead_letters(tables: Tables) -> dict[str, int]:
+    """Entries that could not be used, by reason."""
+    return _counts(tables["dead_letters"].select("reason").collect(), "reason")
+
+
 def over_time(tables: Tables, span: Span) -> dict[str, Any]:
     """Failures by event time and findings by the time they were raised, by step, for charts."""
     minutes = next(

@@ -37,6 +37,7 @@ def page(report: Mapping[str, Any]) -> str:
         name = f": {one['named']}" if len(said) > 1 else ""
         parts += [
             _truth(one, name),
+            _faults(one, name),
             _findings(one, report["own_detectors"], name),
             _decisions(one, name),
             _failures(one, name),
@@ -102,6 +103,21 @@ def _finding(said: Mapping[str, Any], one: Mapping[str, Any], own: Sequence[str]
     kind = ' class="own"' if one["detector"] in own else ""
     table = _table(("at", "repository", "first ones"), examples)
     return f"<div{kind}><h3>{escape(one['detector'])}</h3>{chart}{table}</div>"
+
+
+def _faults(said: Mapping[str, Any], name: str) -> str:
+    rows = [
+        (f["detector"], f["count"], f["error"], f["first"]["subject"], f["first"]["event_id"])
+        for f in said["detector_faults"]
+    ]
+    letters = said["dead_letters"].items()
+    failed = _section(
+        f"Detectors that failed{name}",
+        "<p>They are not asked about that subject any more.</p>",
+        _table(("detector", "#subjects", "error", "first about", "event"), rows),
+    )
+    unusable = _section(f"Dead letters{name}", _table(("reason", "#entries"), list(letters)))
+    return (failed if rows else "") + (unusable if letters else "")
 
 
 def _decisions(said: Mapping[str, Any], name: str) -> str:

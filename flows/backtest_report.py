@@ -93,6 +93,8 @@ def _said(side: Side, span: Span, own: Sequence[str], truths: Sequence[truth.Tru
         "failures": summary.failures(tables),
         "decisions": summary.decisions(tables),
         "findings": summary.findings(tables, span, detectors),
+        "detector_faults": summary.faults(tables),
+        "dead_letters": summary.dead_letters(tables),
         "over_time": summary.over_time(tables, span),
     }
     if truths:
@@ -118,6 +120,10 @@ def shown(report: Report) -> list[RenderableType]:
     for one in said:
         name = f" ({one['named']})" if two else ""
         parts += [_findings(one, report["own_detectors"], name), _decisions(one, name)]
+        if one["detector_faults"]:
+            parts.append(_faults(one["detector_faults"], name))
+        if one["dead_letters"]:
+            parts.append(table(f"dead letters{name}", ("reason", "#entries"), one["dead_letters"].items()))
         if "truth" in one:
             parts.append(_truth(one["truth"], name))
     return parts + (_comparison(report) if two else [])
@@ -153,6 +159,12 @@ def _findings(said: Mapping[str, Any], own: Sequence[str], name: str) -> Rendera
     ]
     columns = ("detector", "#raised", "#still stand", "#repositories", "#a day", "for example")
     return table(f"findings{name}" + (", * yours" if own else ""), columns, rows)
+
+
+def _faults(faults: Sequence[Mapping[str, Any]], name: str) -> RenderableType:
+    rows = [(f["detector"], f["count"], f["error"], f["first"]["subject"], f["first"]["event_id"]) for f in faults]
+    columns = ("detector", "#subjects", "error", "first about", "event")
+    return table(f"detectors that failed, and are not asked about that subject any more{name}", columns, rows)
 
 
 def _decisions(said: Mapping[str, Any], name: str) -> RenderableType:

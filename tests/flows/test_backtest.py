@@ -168,6 +168,25 @@ def test_a_detector_that_breaks_its_contract_is_refused_and_told_why(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_detector_that_fails_on_the_past_is_named_with_what_it_failed_on(
+    guard: Guard, lines: Path, tmp_path: Path, detector: Callable[[str], Path]
+) -> None:
+    fails = DETECTOR.replace('"two")', '"two" if len(history) < 3 else 1 / 0)')
+    said = guard("backtest", lines, "--to", tmp_path / "out", "--detector", detector(fails))
+    assert said.status == 0
+    assert "detectors that failed" in said.out
+    fault = json.loads((tmp_path / "out" / "report.json").read_text())["said"][0]["detector_faults"][0]
+    assert (fault["detector"], fault["error"]) == ("QuickPair", "ZeroDivisionError: division by zero")
+    known = set(pl.read_parquet(tmp_path / "out" / "failures.parquet")["failure_id"])
+    assert fault["first"]["event_id"] in known
+    assert "ZeroDivisionError" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_only_asks_nobody_else(guard: Guard, lines: Path, tmp_path: Path, detector: Callable[[str], Path]) -> None:
+    guard("backtest", lines, "--to", tmp_path / "out", "--detector", detector(DETECTOR), "--only")
+    assert set(pl.read_parquet(tmp_path / "out" / "findings.parquet")["detector"]) == {"QuickPair"}
+
+
 def test_rows_that_are_no_events_are_left_out_counted_and_told(guard: Guard, lines: Path, tmp_path: Path) -> None:
     good = lines.read_bytes().splitlines()
     lines.write_bytes(b"\n".join([*good[:3], b"{", *good[3:], good[0].replace(b'"platform":"', b'"platform":"x')]))
