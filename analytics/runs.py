@@ -44,7 +44,7 @@ class Runs:
     def started(self, rows: Rows, i: int, job_run: str, at: int, event: str) -> None:
         """Enter a job that was queued or has begun, and look again when it should have ended."""
         desk, early = self._desk, self.ended_early
-        if desk.first_look_ms is None or job_run in early.young or job_run in early.old:
+        if not (desk.by_absence or desk.by_queue) or job_run in early.young or job_run in early.old:
             return
         if at <= desk.stream_ms - desk.absent_ms:
             return
@@ -56,7 +56,7 @@ class Runs:
                 return
             if known[5]:
                 self._absent_no_more(job_run, rows.positions[i])
-        look = at + desk.first_look_ms
+        look = at + (desk.absent_ms if desk.first_look_ms is None else desk.first_look_ms)
         due = desk.timers.at(max(desk.stream_ms, look), "run", job_run)
         self._running[job_run] = [at, event, rows.job_keys[i], word, due, False, both, labels]
         if word == _QUEUED:

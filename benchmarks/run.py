@@ -64,6 +64,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
     "archive": Case("benchmarks.archive_speed", "benchmarks.archive_speed --events 20000 --rounds 1"),
+    "backtest": Case("benchmarks.backtest_speed --events 1000000", "benchmarks.backtest_speed --events 20000"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",
@@ -99,6 +100,8 @@ def _summary(line: Mapping[str, Any]) -> str:
         "total_bytes",
         "total_snapshot_ms",
         "megabytes_per_second",
+        "seconds",
+        "peak_mib",
         "growth",
         "took_ms",
     )

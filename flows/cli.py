@@ -25,6 +25,7 @@ from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
 from flows import (
     archive_commands,
+    backtest_commands,
     checking,
     dead_commands,
     explain_commands,
@@ -75,6 +76,7 @@ app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
+app.command(backtest_commands.run, name="backtest")
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")

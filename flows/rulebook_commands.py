@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -22,12 +24,22 @@ from models.records.event import SHARDS
 app = App(name="rulebook", help="What decides: show, check, compare or activate it.", default_parameter=PLAIN)
 
 
-def _rulebook(named: str | None, settings: Settings) -> Rulebook:
-    """The rulebook of the settings, the shipped one, or one that PostgreSQL keeps, by the beginning of its digest."""
+def named_rulebook(named: str | None, settings: Settings) -> Rulebook:
+    """The rulebook of the settings, the shipped one, one in a file, or one that PostgreSQL keeps, by the beginning of
+    its digest. A file is one of settings (.toml), or a rulebook's body (.json).
+
+    Raises:
+        ConfigError: there is none of that name, or it is wrong.
+    """
     if named in {None, "settings"}:
         return rulebooks.configured(settings)
     if named == "shipped":
         return compose()
+    path = Path(str(named))
+    if path.suffix == ".toml":
+        return rulebooks.configured(Settings.load(os.environ, path=path, given={}))
+    if path.suffix == ".json":
+        return rulebooks.in_file(path)
     with servers.database(settings) as connection:
         digests = rulebook_digests(connection, str(named))
         if len(digests) != 1:
@@ -45,7 +57,7 @@ def rulebookshow(digest: str | None = None, /, *, json: bool = False, context: I
     digest
         Its digest or the beginning of it, or "shipped"; the one of the settings if not given.
     """
-    named = _rulebook(digest, context.settings())
+    named = named_rulebook(digest, context.settings())
     if json:
         answer(to_json({"digest": named.digest, **rulebook_lines.in_full(named)}))
     else:
@@ -71,7 +83,7 @@ def rulebook_diff(before: str, after: str | None = None, /, *, context: In) -> N
         Likewise; the one of the settings if not given.
     """
     settings = context.settings()
-    for line in rulebook_lines.difference(_rulebook(before, settings), _rulebook(after, settings)):
+    for line in rulebook_lines.difference(named_rulebook(before, settings), named_rulebook(after, settings)):
         answer(escape(line))
 
 
@@ -85,7 +97,7 @@ def rulebook_activate(digest: str | None = None, /, *, context: In) -> None:
         Its digest or the beginning of it, or "shipped"; the one of the settings if not given.
     """
     settings = context.settings()
-    chosen = _rulebook(digest, settings)
+    chosen = named_rulebook(digest, settings)
     with servers.database(settings) as connection, servers.streams(settings) as client:
         append: Callable[..., Any] = partial(redis_streams.append_entry, client)
         told = rulebooks.activate(chosen, connection, read_progress(connection), append, servers.now_ms())

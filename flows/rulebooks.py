@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -52,6 +52,18 @@ def own(path: Path) -> tuple[Signature, ...]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return signatures
+
+
+def in_file(path: Path) -> Rulebook:
+    """The rulebook whose body stands in a file as JSON.
+
+    Raises:
+        ConfigError: naming the file, and what is wrong with it.
+    """
+    try:
+        return Rulebook(msgspec.json.decode(_text(path), type=dict[str, Any]))
+    except (msgspec.DecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _text(path: Path) -> str:

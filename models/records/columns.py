@@ -128,8 +128,8 @@ _READ: Final = pa_json.ParseOptions(explicit_schema=_AS_TEXT, unexpected_field_b
 
 _PLATFORMS: Final = pa.array(get_args(PlatformName))
 _EVENT_TYPES: Final = pa.array([t.value for t in EventType])
-_OUTCOMES: Final = pa.array([o.value for o in Outcome])
-_REQUIRED: Final = ("id", "platform", "event_type", "repository", "pipeline_id", "instance", "outcome")
+OUTCOMES: Final = pa.array([o.value for o in Outcome])
+REQUIRED: Final = ("id", "platform", "event_type", "repository", "pipeline_id", "instance", "outcome")
 _KEYS: Final = (
     "repository",
     "pipeline_id",
@@ -142,7 +142,7 @@ _KEYS: Final = (
     "branch",
 )
 _WORDS: Final = (("platform", _PLATFORMS), ("event_type", _EVENT_TYPES))
-_BOUNDED: Final = dict.fromkeys((*_REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
+_BOUNDED: Final = dict.fromkeys((*REQUIRED, *_KEYS), (1, MAX_ID_LENGTH)) | {"id": (36, 36)}
 _INTEGERS: Final = ("attempt", "native_retries", "failure_exit_code", "failure_tests_failed")
 _INT32: Final = 2**31 - 1
 _SEPARATOR: Final = 0x1F  # stands between the parts of a key, and therefore in none of them
@@ -317,6 +317,19 @@ def _from_json(payloads: list[bytes]) -> Parse:
     return parse
 
 
+def read_json(payloads: list[bytes]) -> pa.RecordBatch:
+    """The events of JSON objects as they stand, with EVENT_SCHEMA; what `faults_of` asks of them is not asked here.
+
+    Raises:
+        MalformedPayload: one of them is no event.
+    """
+    try:
+        nested, _ = _from_json(payloads)()
+        return pa.RecordBatch.from_arrays(_flatten(nested), schema=EVENT_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise MalformedPayload(str(error)[:500]) from None
+
+
 def _from_protobuf(payloads: list[bytes]) -> Parse:
     return lambda: (_SINGLE.list_to_record_batch(payloads), None)
 
@@ -360,11 +373,11 @@ def _settled(array: pa.Array, wanted: pa.Field) -> pa.Array:
 
 def _valid(batch: pa.RecordBatch, block: _Block, counts: Any, bad: list[Mark]) -> pa.RecordBatch:  # noqa: ANN401
     """`batch` without the rows that are no events, which become marks; an unknown outcome becomes UNKNOWN."""
-    if not _clean(batch):
-        faults = {reason: mask for reason, mask in _faults(batch) if pc.any(mask).as_py()}
+    if not clean(batch):
+        faults = {reason: mask for reason, mask in faults_of(batch) if pc.any(mask).as_py()}
         if faults:
             batch = _without(batch, faults, block, counts, bad)
-    known = pc.is_in(batch.column("outcome"), _OUTCOMES)
+    known = pc.is_in(batch.column("outcome"), OUTCOMES)
     if known.false_count:
         index = batch.schema.get_field_index("outcome")
         batch = batch.set_column(
@@ -381,7 +394,7 @@ def _buffer(column: pa.Array, index: int, dtype: type, extra: int = 0) -> np.nda
     return np.frombuffer(buffer, dtype)[column.offset : column.offset + len(column) + extra]
 
 
-def _clean(batch: pa.RecordBatch) -> bool:
+def clean(batch: pa.RecordBatch) -> bool:
     """Whether a glance at the buffers shows that no row can be at fault; False only means that one must look."""
     if not batch.num_rows:
         return True
@@ -399,7 +412,7 @@ def _clean(batch: pa.RecordBatch) -> bool:
         if name in _BOUNDED:
             lengths = np.diff(offsets)
             least, most = _BOUNDED[name]
-            if (name in _REQUIRED and (column.null_count or lengths.min() < least)) or lengths.max() > most:
+            if (name in REQUIRED and (column.null_count or lengths.min() < least)) or lengths.max() > most:
                 return False
     if not _all_uuids(batch.column("id")):
         return False
@@ -421,9 +434,9 @@ def _all_uuids(ids: pa.Array) -> bool:
     return bool(_UUID_BYTES[np.arange(36), text].all())
 
 
-def _faults(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
+def faults_of(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.Array]]:
     """What makes a row no event, and for which rows."""
-    for name in _REQUIRED:
+    for name in REQUIRED:
         column = batch.column(name)
         yield (
             f"Object missing required field `{name}`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,15 @@ def write(database: str, outputs: Sequence[tuple[int, ShardOutput, Progress]]) -
         writer.wait(ticket)
     finally:
         writer.close()
+
+
+@pytest.fixture
+def chromium() -> str:
+    """A browser; on CI it must be there."""
+    found = shutil.which("chromium")
+    if found is None:
+        message = "chromium is not installed; it is in the Debian package chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
