@@ -26,8 +26,8 @@ from analytics.desk import Desk
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
-from analytics.panes import BUCKETS, MINUTE_MS, Panes
 from analytics.profiles import PANE_DUE, Profiles
+from analytics.panes import BUCKETS, LATENESS_MS, MINUTE_MS, Panes
 from analytics.proof import read_evidence
 from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED, Rows
 from analytics.rulebook import Rulebook
@@ -40,8 +40,6 @@ from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStat
 
 SNAPSHOT_VERSION: Final = 3
 
-LATENESS_MS: Final = 60_000
-"""How long a minute of the aggregates stays open behind stream time."""
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
 TURN_MS: Final = 300_000
