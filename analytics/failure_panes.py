@@ -3,7 +3,7 @@
 A failure is counted in the minute of its event time while that minute is open, else in the one that stream time stands
 in, and marked late; one that is older than ten minutes says nothing of how things stand and is not counted. When its
 log is read it moves to what the log shows: within its minute while that is open, else it is counted once more, in the
-present one. A minute is open until stream time is `lateness_ms` behind its end, whatever the batches.
+present one. A minute is open until stream time has passed its end by LATENESS_MS, whatever the batches.
 
 What no signature knows is still an outage when it fails everywhere, so it goes by what it has in common with its like:
 the masked line that stands for it in its log, else the platform's reason or the failed step, else its outcome.
@@ -16,7 +16,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from analytics.panes import MINUTE_MS
+from analytics.causes import Cause
+from analytics.panes import LATENESS_MS, MINUTE_MS
+from analytics.proof import Proof
+from analytics.rows import Detail
+from analytics.rulebook import Rulebook
+from models.records.evidence import Evidence
 from models.records.outputs import ClosedMinutes, FailureGroup
 
 RECALLED_MINUTES: Final = 10
@@ -46,17 +51,22 @@ class Counted(msgspec.Struct, array_like=True, frozen=True):
     late: bool
 
 
-def symptom_of(signature: str | None, *, line: str | None, reason: str | None, step: str | None, outcome: str) -> str:
-    """What a failure has in common with its like. No signature has a blank in its name, as all else has."""
-    if signature is not None:
-        return signature
-    known = (("line", line), ("reason", reason), ("step", step), ("outcome", outcome))
-    return next(f"{name} {said}"[:_LENGTH] for name, said in known if said)
+def kind_of(detail: Detail, cause: Cause) -> Kind:
+    """What a failure is counted by as its webhook tells of it."""
+    told = (("reason", detail.failure_reason), ("step", detail.step), ("outcome", detail.outcome))
+    symptom = cause.signature or next(f"{name} {said}"[:_LENGTH] for name, said in told if said)
+    labels = ",".join(sorted(set(detail.runner_labels or ())))[:_LENGTH]
+    return Kind(symptom, cause.category, detail.platform, detail.instance, "", labels)
 
 
-def labels_of(labels: Iterable[str] | None) -> str:
-    """The labels of a runner as one text, whatever their order."""
-    return ",".join(sorted(set(labels or ())))[:_LENGTH]
+def kind_in_log(kind: Kind, proof: Proof, evidence: Evidence) -> Kind:
+    """What a failure of `kind` is counted by once its log was read."""
+    cause, host = proof.cause, host_of(proof.match.captures) if proof.match else ""
+    if cause.signature is not None:
+        return kind._replace(symptom=cause.signature, category=cause.category, host=host)
+    if evidence.template and kind.category is None:
+        return kind._replace(symptom=f"line {evidence.template}"[:_LENGTH])
+    return kind
 
 
 def host_of(captures: Iterable[tuple[str, str]]) -> str:
@@ -70,22 +80,18 @@ def host_of(captures: Iterable[tuple[str, str]]) -> str:
 class FailurePanes:
     """The open minutes of one shard."""
 
-    def __init__(self, shard: int, lateness_ms: int, from_ms: int = 0) -> None:
+    def __init__(self, shard: int, from_ms: int = 0) -> None:
         """Begin with none; minutes that began before `from_ms` are not counted, as a part of them is lost."""
         self._shard: Final = shard
-        self._lateness_ms: Final = lateness_ms
         self._from_ms: Final = from_ms
         self._minutes: dict[int, dict[Kind, dict[str, list[int]]]] = {}
         self._until = -1
-        self.closed: list[ClosedMinutes] = []
-
-    def _is_open(self, minute: int, stream_ms: int) -> bool:
-        return (minute + 1) * MINUTE_MS + self._lateness_ms > stream_ms
+        self._closed: list[ClosedMinutes] = []
 
     def add(self, kind: Kind, repository: str, at_ms: int, stream_ms: int) -> Counted | None:
         """Count a failure that happened at `at_ms`; where it was counted, None if it was not."""
         minute, now = at_ms // MINUTE_MS, stream_ms // MINUTE_MS
-        late = not self._is_open(minute, stream_ms)
+        late = not _is_open(minute, stream_ms)
         if late and now - minute > RECALLED_MINUTES:
             return None
         counted = Counted(now if late else minute, kind, late)
@@ -93,7 +99,7 @@ class FailurePanes:
 
     def move(self, counted: Counted, kind: Kind, repository: str, stream_ms: int) -> None:
         """Count a failure as `kind`, now that its log was read."""
-        if self._is_open(counted.minute, stream_ms):
+        if _is_open(counted.minute, stream_ms):
             self._change(counted, repository, -1)
             self._change(Counted(counted.minute, kind, counted.late), repository, 1)
         elif kind.symptom != counted.kind.symptom:
@@ -115,16 +121,22 @@ class FailurePanes:
             del repositories[repository]
         return True
 
-    def close(self, stream_ms: int, rulebook: str, rules: dict[str, Any]) -> None:
+    def close(self, stream_ms: int, rulebook: Rulebook) -> None:
         """Tell of the minutes that stream time has passed. To be called before other rules come into force too."""
-        until = (stream_ms - self._lateness_ms) // MINUTE_MS - 1
+        until = (stream_ms - LATENESS_MS) // MINUTE_MS - 1
         if until <= self._until:
             return
         self._until = until
         passed = sorted(minute for minute in self._minutes if minute <= until)
         told = ((minute, _groups(self._minutes.pop(minute))) for minute in passed)
         minutes = tuple((minute, groups) for minute, groups in told if groups)
-        self.closed.append(ClosedMinutes(self._shard, until, rulebook, rules, minutes))
+        rules = rulebook.body.get("fleet", {})
+        self._closed.append(ClosedMinutes(self._shard, until, rulebook.digest, rules, minutes))
+
+    def take(self) -> list[ClosedMinutes]:
+        """What was told since this was last asked."""
+        closed, self._closed = self._closed, []
+        return closed
 
     def state(self) -> list[Any]:
         """All that is counted, as plain data."""
@@ -140,6 +152,10 @@ class FailurePanes:
         self._minutes = {
             minute: {Kind(*kind): repositories for kind, repositories in kinds} for minute, kinds in minutes
         }
+
+
+def _is_open(minute: int, stream_ms: int) -> bool:
+    return (minute + 1) * MINUTE_MS + LATENESS_MS > stream_ms
 
 
 def _groups(kinds: dict[Kind, dict[str, list[int]]]) -> tuple[FailureGroup, ...]:

@@ -97,11 +97,7 @@ class Fleet:
         self._known_elsewhere: Elsewhere | None = None
 
     def process(self, message: ClosedMinutes) -> list[IncidentRow]:
-        """What is to be said now that a shard has closed minutes. What it has told before is passed over.
-
-        Raises:
-            ConfigError: the rules that come with it are none.
-        """
+        """What is to be said now that a shard has closed minutes. What it has told before is passed over."""
         self._take(message)
         rows: list[IncidentRow] = []
         while (minute := self._next()) is not None:
@@ -115,7 +111,7 @@ class Fleet:
             return
         state.until[message.shard] = message.until
         if message.shard == 0:
-            self._rulings.append(Ruling(message.until, message.rulebook, _rules(message.rules)))
+            self._rulings.append(Ruling(message.until, message.rulebook, FleetRules.of(message.rules)))
         for minute, groups in message.minutes:
             if minute > known:
                 state.waiting.setdefault(minute, []).extend(groups)
@@ -284,13 +280,6 @@ class Fleet:
 
 _NOTHING: Final = Minute((), frozenset(), 0)
 _FORGOTTEN: Final = 0.05
-
-
-def _rules(table: dict[str, Any]) -> FleetRules:
-    try:
-        return msgspec.convert(table, FleetRules)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"rulebook.fleet: {error}") from None
 
 
 def _by_symptom(groups: Iterable[FailureGroup]) -> dict[str, Minute]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 import msgspec
+
+from models.records.errors import ConfigError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -23,3 +26,15 @@ class FleetRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calm_minutes: Count = 10  # so long it must be calm before an incident is closed
     longest_hours: Count = 24  # what lasts longer is how things are now
     explaining_share: Share = 0.8  # of the repositories that have a host, a label, ... in common that explains it
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Self:
+        """The rules that `table` makes of the defaults.
+
+        Raises:
+            ConfigError: naming the key that is wrong.
+        """
+        try:
+            return msgspec.convert(table, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"rulebook.fleet: {error}") from None

@@ -86,6 +86,7 @@ class Detail(NamedTuple):
     failure_exit_code: int | None
     failure_excerpt: str | None
     runner: str | None
+    runner_labels: list[str] | None
 
 
 class Rows:

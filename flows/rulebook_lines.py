@@ -31,6 +31,7 @@ def shown(rulebook: Rulebook) -> list[RenderableType]:
     return [
         facts("rulebook", head),
         facts("policy", msgspec.structs.asdict(rulebook.policy).items()),
+        facts("fleet", msgspec.structs.asdict(rulebook.fleet).items()),
         table("detectors", ("detector", "parameter", "value"), _parameters(rulebook)),
         table("signatures", ("signature", "category", "rerun", "#priority", "cause"), signatures),
     ]
@@ -54,6 +55,7 @@ def in_full(rulebook: Rulebook) -> dict[str, Any]:
     return {
         "detectors": detectors,
         "policy": msgspec.structs.asdict(rulebook.policy),
+        "fleet": msgspec.structs.asdict(rulebook.fleet),
         "signatures": {s.name: msgspec.to_builtins(s) for s in rulebook.catalogue.signatures},
         "scorer": {"version": rulebook.scorer.version},
     }

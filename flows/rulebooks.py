@@ -31,7 +31,8 @@ def configured(settings: Settings) -> Rulebook:
     added = tuple(signature for path in settings.rulebook.signature_files for signature in own(path))
     waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
     policy = {"mode": settings.mode, **waits, **settings.rulebook.policy}
-    return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
+    rules = settings.rulebook
+    return compose(detectors=rules.detectors, policy=policy, signatures=added, fleet=rules.fleet)
 
 
 def own(path: Path) -> tuple[Signature, ...]:

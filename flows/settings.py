@@ -229,6 +229,7 @@ class Rulebook(Section):
     detectors: dict[str, dict[str, Plain]] = {}  # parameters by the detector's class name
     signature_files: Annotated[list[ExistingFile], Listed] = []
     policy: dict[str, Plain] = {}
+    fleet: dict[str, Plain] = {}
 
 
 class Retention(Section):
@@ -242,6 +243,7 @@ class Retention(Section):
     dead_letters: Days = 30
     passing_logs: Days = 30
     detector_faults: Days = 90
+    incidents: Days = 365
 
 
 class Logging(Section):

@@ -48,6 +48,7 @@ KEYS: Final = {
     "dead_letters": ("dead_letter_id",),
     "diagnoses": ("failure_id",),
     "detector_faults": ("fault_id",),
+    "incidents": ("incident_id", "revision"),
 }
 _MOST_SHOWN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
