@@ -27,8 +27,8 @@ from analytics.failure_panes import FailurePanes
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
-from analytics.profiles import PANE_DUE, Profiles
 from analytics.panes import BUCKETS, LATENESS_MS, MINUTE_MS, Panes
+from analytics.profiles import PANE_DUE, Profiles
 from analytics.proof import read_evidence
 from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED, Rows
 from analytics.rulebook import Rulebook

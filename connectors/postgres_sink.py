@@ -28,8 +28,8 @@ FLEET: Final = SHARDS
 class PostgresSink(FixedPartitionedSink[Item, State]):  # type: ignore[misc]  # bytewax is not typed
     """Takes (key of a shard, (what it said, how far it came)).
 
-    `part_of` gives the shard of each of the salted keys, FLEET for that of the fleet. `open_writer` is called once in each process, when the first
-    item comes, and the writer is closed with the last partition.
+    `part_of` gives the shard of each of the salted keys, and FLEET for that of the fleet. `open_writer` is called once
+    in each process, when the first item comes, and the writer is closed with the last partition.
     """
 
     def __init__(self, part_of: Mapping[str, int], open_writer: Callable[[], Writer]) -> None:

@@ -263,7 +263,7 @@ class FleetLogic(StatefulBatchLogic[ClosedMinutes, Item, bytes]):  # type: ignor
         for closed in values:
             rows += self._fleet.process(closed)
         observe.told(rows)
-        said = [(ShardOutput([], [], [], [], [], incidents=rows), None)] if rows else []
+        said: list[Item] = [(ShardOutput([], [], [], [], [], incidents=rows), None)] if rows else []
         return said, StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[list[Item], bool]:

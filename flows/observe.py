@@ -159,7 +159,7 @@ class Backlog:
     def _standing(self) -> None:
         with connect(self._url, application_name="guard metrics") as connection:
             row = connection.execute("SELECT count(*) FROM guard.dead_letters_open").fetchone()
-            incidents = dict(connection.execute(_INCIDENTS).fetchall())
+            incidents: dict[str, int] = dict(connection.execute(_INCIDENTS).fetchall())
         metrics.guard_dead_letters_open().set(row[0] if row else 0)
         for category in (*(known.value for known in Category), "unknown"):
             metrics.guard_incidents_open(category=category).set(incidents.get(category, 0))

@@ -14,6 +14,7 @@ from models.records.outputs import (
     DiagnosisRow,
     Failure,
     FindingRow,
+    IncidentRow,
     ShardOutput,
 )
 
@@ -198,6 +199,31 @@ def fault(number: int, **changes: Any) -> DetectorFault:
         event_id=uuid5_text("failure", str(number)),
         error="ZeroDivisionError: division by zero",
         at_ms=NOW_MS + 300,
+def incident(number: int, revision: int = 0, **changes: Any) -> IncidentRow:
+    """Revision of incident `number`, open unless `changes` say otherwise."""
+    return IncidentRow(
+        incident_id=uuid5_text("incident", str(number)),
+        revision=revision,
+        state="opened",
+        symptom="connection-reset",
+        signature="connection-reset",
+        category="network",
+        dimension="host",
+        value="registry.example",
+        share=0.958,
+        usual_share=0.02,
+        repositories=24,
+        failures=61,
+        late=1,
+        repositories_now=24,
+        expected=0.4,
+        most_affected='[["org/repo", 9]]',
+        message="connection-reset: 24 repositories within 5 minutes, 0.4 are usual",
+        began_ms=NOW_MS - 2 * MINUTE_MS,
+        last_ms=NOW_MS,
+        minute_ms=NOW_MS - MINUTE_MS,
+        at_ms=NOW_MS + MINUTE_MS,
+        why=None,
         rulebook="d" * 64,
     )._replace(**changes)
 
@@ -212,6 +238,7 @@ def output(number: int) -> ShardOutput:
         [letter(number)],
         [diagnosis(number)],
         [fault(number)],
+        [incident(number)],
     )
 
 

@@ -32,6 +32,8 @@ VIEWS = {
     "explained_failures",
     "signature_hits",
     "open_findings",
+    "current_incidents",
+    "open_incidents",
     "recent_failures",
     "why_not_healed",
     "repository_minutes",
@@ -56,7 +58,7 @@ def test_migrations_are_applied_once_and_in_order(empty_database: str) -> None:
     assert applied == sorted(applied)
     assert applied[0] == "0001_tables.sql"
     assert migrate(empty_database) == []
-    assert schema_version(empty_database) == len(applied)
+    assert schema_version(empty_database) == int(applied[-1][:4])
 
 
 def test_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
@@ -297,6 +299,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "dead_letters": 0,
         "passing_logs": 0,
         "detector_faults": 0,
+        "incidents": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
@@ -364,6 +367,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "dead_letters": 1,
         "diagnoses": 1,
         "detector_faults": 1,
+        "incidents": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}

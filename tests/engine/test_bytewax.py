@@ -28,8 +28,8 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from connectors.postgres_sink import FLEET
 from connectors.redis_source import KEYS, Lead
-from flows.heal import FLEET_KEY
 from flows.embedded import free_port
+from flows.heal import FLEET_KEY
 from tests.helpers import wait_until
 
 MASK = (1 << 64) - 1
