@@ -192,7 +192,7 @@ class Fleet:
             return incident.say(IncidentState.OPENED, here, incident.explain(self._elsewhere(), ruling.rules))
         incident.take(_at(state.window, state.at, symptom).groups)
         if 2 * count >= ruling.rules.least_repositories and surprise(2 * count, expected) >= enough:
-            incident.restless = state.at
+            incident.restless, incident.last = state.at, max(self._minutes_of(symptom))
         return self._follow(incident, here)
 
     def _follow(self, incident: Incident, here: Seen) -> IncidentRow | None:
@@ -215,11 +215,14 @@ class Fleet:
         return self._known_elsewhere
 
     def _opened(self, symptom: str, seen: Minute) -> Incident:
-        state = self._state
-        began = min(minute for minute, symptoms in state.window.items() if symptom in symptoms)
-        incident = Incident(symptom, seen.groups[0].category, state.at, began, state.at)
+        at, minutes = self._state.at, self._minutes_of(symptom)
+        incident = Incident(symptom, seen.groups[0].category, at, min(minutes), at, max(minutes))
         incident.take(seen.groups)
         return incident
+
+    def _minutes_of(self, symptom: str) -> list[int]:
+        """The minutes of the window that show a symptom."""
+        return [minute for minute, symptoms in self._state.window.items() if symptom in symptoms]
 
     def _why_over(self, incident: Incident, rules: FleetRules) -> Over | None:
         if self._state.at - incident.restless >= rules.calm_minutes:

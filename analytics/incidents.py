@@ -112,6 +112,7 @@ class Incident(msgspec.Struct, array_like=True):
     opened: int  # the minute that opened it
     began: int  # the first minute of its failures
     restless: int  # the last minute in which it was not calm
+    last: int  # the last minute of its failures, up to then
     failures: int = 0
     late: int = 0
     repositories: dict[str, int] = {}  # with the failures of each
@@ -187,7 +188,7 @@ class Incident(msgspec.Struct, array_like=True):
             most_affected=msgspec.json.encode(affected[:_NAMED]).decode(),
             message=self._message(state, seen, explanation),
             began_ms=self.began * MINUTE_MS,
-            last_ms=(self.restless + 1) * MINUTE_MS,
+            last_ms=(self.last + 1) * MINUTE_MS,
             minute_ms=seen.minute * MINUTE_MS,
             at_ms=seen.at_ms,
             why=why.value if why is not None else None,
@@ -196,7 +197,7 @@ class Incident(msgspec.Struct, array_like=True):
 
     def _message(self, state: IncidentState, seen: Seen, explanation: Explanation) -> str:
         if state is IncidentState.CLOSED:
-            minutes = self.restless + 1 - self.began
+            minutes = self.last + 1 - self.began
             return f"{self.symptom}: over after {minutes} minutes, {self._reached()}"
         common = (
             f"; {explanation.dimension.value} {explanation.value} in {explanation.share:.0%} of them, "

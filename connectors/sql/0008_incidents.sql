@@ -56,7 +56,7 @@ COMMENT ON COLUMN guard.current_incidents.expected IS 'So many are usual.';
 COMMENT ON COLUMN guard.current_incidents.most_affected IS 'The repositories with the most failures, and how many each had.';
 COMMENT ON COLUMN guard.current_incidents.message IS 'All of it in a sentence.';
 COMMENT ON COLUMN guard.current_incidents.began_at IS 'The first minute of its failures, by event time.';
-COMMENT ON COLUMN guard.current_incidents.last_at IS 'The end of the last window in which it was not calm.';
+COMMENT ON COLUMN guard.current_incidents.last_at IS 'The end of the last minute of its failures before it became calm.';
 COMMENT ON COLUMN guard.current_incidents.at IS 'The stream time at which the minute was closed.';
 COMMENT ON COLUMN guard.current_incidents.why IS 'Of a closed one: calm, or usual where it lasted so long that it is how things are now.';
 

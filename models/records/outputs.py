@@ -297,7 +297,7 @@ class IncidentRow(NamedTuple):
     most_affected: str  # JSON array of [repository, failures], at most 8
     message: str
     began_ms: int  # the first minute of its failures
-    last_ms: int  # end of the last minute in which it was not calm
+    last_ms: int  # end of the last minute of its failures before it became calm
     minute_ms: int  # the minute that made the fleet say it
     at_ms: int  # the stream time at which that minute closed
     why: str | None  # of closed, of Over

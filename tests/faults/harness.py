@@ -154,7 +154,7 @@ def _outage(rng: random.Random, hours: float) -> Iterator[Told]:
     began_ms, takes_ms = BEGINS * 1000 + hours * 0.6 * 3_600_000, hours * 0.1 * 3_600_000
     for number in range(240):
         at_ms = int(began_ms + takes_ms * (rng.random() if number < 230 else 1.5))
-        where = {"instance": "hub", "repository": f"org/away-{number % 60}", "runner_labels": ["linux", "pool-7"]}
+        where = {"instance": "hub", "repository": f"org/away-{number % 60}", "runner_labels": ["pool-7"]}
         run: dict[str, Any] = {"pipeline_id": f"away {number}", "job_id": f"away {number}", **where}
         event = make_event(Outcome.FAILED, at_ms, step="Initialize containers", duration_ms=9000, **run)
         shard = shard_of("hub", event.repository)
