@@ -199,6 +199,10 @@ def fault(number: int, **changes: Any) -> DetectorFault:
         event_id=uuid5_text("failure", str(number)),
         error="ZeroDivisionError: division by zero",
         at_ms=NOW_MS + 300,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
 def incident(number: int, revision: int = 0, **changes: Any) -> IncidentRow:
     """Revision of incident `number`, open unless `changes` say otherwise."""
     return IncidentRow(

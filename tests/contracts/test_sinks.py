@@ -215,7 +215,7 @@ def test_a_dataflow_writes_through_it(sink: Case) -> None:
     op.output("sink", op.input("source", flow, TestingSource(said, batch_size=5)), sink.open())
     run_main(flow)
     assert sink.rows()["failures"].total() == 3 * SHARDS * 10
-    assert sink.rows()["incidents"].total() == 3 * SHARDS + 1
+    assert sink.rows()["incidents"].total() == 3 * SHARDS + 2
     assert sink.positions() == {shard: 3 * SHARDS + shard for shard in range(SHARDS)}
 
 
