@@ -68,7 +68,6 @@ class Lesson(msgspec.Struct, array_like=True, frozen=True):
 class State(msgspec.Struct, kw_only=True):
     """All that the fleet remembers."""
 
-    v: int = SNAPSHOT_VERSION
     until: list[int]  # by shard, the last minute that it closed
     rulings: list[Ruling] = []
     digest: str = ""
@@ -203,7 +202,8 @@ class Fleet:
             if why is Over.USUAL:
                 self._usual.accept(incident.symptom, here.repositories)
             return incident.say(IncidentState.CLOSED, here, incident.said, why=why)
-        explanation = incident.explain(self._elsewhere(), here.ruling.rules)
+        restless = incident.restless == here.minute
+        explanation = incident.explain(self._elsewhere(), here.ruling.rules) if restless else incident.said
         if not incident.has_news(explanation, here.minute):
             return None
         return incident.say(IncidentState.CHANGED, here, explanation)
@@ -234,7 +234,7 @@ class Fleet:
         state = self._state
         first = self._usual.first_seen(symptom)
         since = state.renamed if first is None or first >= state.renamed else state.began
-        return state.at - since >= rules.learning_minutes
+        return state.at - ONSET_MINUTES - since >= rules.learning_minutes
 
     def _learn(self, until: int, rules: FleetRules) -> None:
         """Learn from the minutes that lie far enough back."""
@@ -244,6 +244,8 @@ class Fleet:
             self._usual.learn(lesson.minute, lesson.sightings, rules.memory_hours * 60)
             for place, count in chain.from_iterable(lesson.places.values()):
                 state.places[place] = state.places.get(place, 0.0) + count
+        if until >= state.began:
+            self._usual.pass_to(until, rules.memory_hours * 60)
 
     def _fade(self, minute: int, rules: FleetRules) -> None:
         """Every hour, let go of what is long ago."""
@@ -259,7 +261,7 @@ class Fleet:
     def snapshot(self) -> bytes:
         """All that is remembered, as plain versioned bytes."""
         self._state.rulings, self._state.usual = list(self._rulings), self._usual.state()
-        return packed(msgspec.msgpack.encode(self._state))
+        return msgspec.msgpack.encode([SNAPSHOT_VERSION, packed(msgspec.msgpack.encode(self._state))])
 
     @classmethod
     def restore(cls, data: bytes) -> Self:
@@ -269,11 +271,12 @@ class Fleet:
             ConfigError: of a version that this release does not read.
         """
         try:
-            state = _DECODER.decode(unpacked(data))
-        except (msgspec.DecodeError, OSError, ValueError) as error:
+            version, rest = msgspec.msgpack.decode(data, type=tuple[int, bytes])
+        except msgspec.DecodeError as error:
             raise ConfigError(f"a snapshot of the fleet that this release does not read: {error}") from None
-        if state.v != SNAPSHOT_VERSION:
-            raise ConfigError(f"a snapshot of the fleet of version {state.v}; this release reads {SNAPSHOT_VERSION}")
+        if version != SNAPSHOT_VERSION:
+            raise ConfigError(f"a snapshot of the fleet of version {version}; this release reads {SNAPSHOT_VERSION}")
+        state = _DECODER.decode(unpacked(rest))
         fleet = cls(len(state.until))
         fleet._state = state
         fleet._rulings.extend(state.rulings)

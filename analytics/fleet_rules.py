@@ -22,7 +22,7 @@ class FleetRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     false_alarms_per_day: Annotated[float, msgspec.Meta(gt=0)] = 0.1  # of the whole fleet, at the most
     usual_repositories: Annotated[float, msgspec.Meta(gt=0)] = 0.1  # a window has so many of any symptom, at the least
     memory_hours: Count = 24  # half-life of what is usual
-    learning_minutes: Annotated[int, msgspec.Meta(ge=0)] = 60  # so long nothing is said, for want of what is usual
+    learning_minutes: Count = 60  # of what is usual that must be known before anything is said
     calm_minutes: Count = 10  # so long it must be calm before an incident is closed
     longest_hours: Count = 24  # what lasts longer is how things are now
     explaining_share: Share = 0.8  # of the repositories that have a host, a label, ... in common that explains it

@@ -3,7 +3,8 @@
 What explains it is what its repositories have in common and the rest of the fleet has not: a host that the logs name, a
 runner's label, an instance or a platform. It must hold for most of them (`explaining_share`), and so many in common
 must be no accident: where a share u of all other failures has it, the chance that a share s of n has it is at most
-exp(-n KL(s, u)) (Chernoff), and that must be below one in a thousand. Of several the rarest elsewhere is taken.
+exp(-n KL(s, u)) (Chernoff), and that must be below one in a thousand. Of several the one that is rarest elsewhere is
+taken, and of those that are about as rare the most special: a host before a label, before an instance.
 """
 
 from __future__ import annotations
@@ -142,17 +143,17 @@ class Incident(msgspec.Struct, array_like=True):
                 found.setdefault((dimension, value), set()).update(repositories)
                 known.setdefault(dimension, set()).update(repositories)
         reached = len(self.repositories)
-        likely = []
+        likely: list[tuple[float, int, float, float, str, Dimension]] = []
         for (dimension, value), repositories in found.items():
             of = len(known[dimension])
             share, other = len(repositories) / of, usual.share(dimension, value)
             enough = 2 * of >= reached and share >= rules.explaining_share
             if enough and out_of_proportion(share, other, of) >= _NO_ACCIDENT:
-                likely.append((round(other, 3), -round(share, 3), _RANK[dimension], value, dimension))
+                likely.append((round(other, 1), _RANK[dimension], other, -share, value, dimension))
         if not likely:
             return Explanation()
-        other, share, _, value, dimension = min(likely)
-        return Explanation(dimension, value, -share, other)
+        *_, other, share, value, dimension = min(likely)
+        return Explanation(dimension, value, round(-share, 3), round(other, 3))
 
     def has_news(self, explanation: Explanation, minute: int) -> bool:
         """Whether something changed that people would want to know."""

@@ -88,15 +88,21 @@ class Usual:
         known = self._known.get(symptom)
         return None if known is None else known.first
 
+    def pass_to(self, minute: int, half_life_minutes: int) -> None:
+        """Remember that nothing was seen since the last minute that is known, up to this one."""
+        self._kept = 0.5 ** (1 / half_life_minutes)
+        silent = minute - self._at if self._at else 1
+        if silent > 0:
+            faded = self._kept**silent
+            weight = (1 - faded) / (1 - self._kept)
+            self._minutes = self._minutes * faded + weight
+            self._others = self._others * faded + weight
+            self._at = minute
+
     def learn(self, minute: int, sightings: Mapping[str, Sighting], half_life_minutes: int) -> None:
-        """Remember a minute; in those since the last one, nothing was seen."""
-        kept: float = 0.5 ** (1 / half_life_minutes)
-        idle = minute - self._at - 1 if self._at else 0
-        faded: float = kept**idle
-        silent = (1 - faded) / (1 - kept)
-        self._kept, self._at = kept, minute
-        self._minutes = (self._minutes * faded + silent) * kept + 1
-        self._others = (self._others * faded + silent) * kept + 1
+        """Remember a minute; in those between it and the last one that is known, nothing was seen."""
+        self.pass_to(minute, half_life_minutes)
+        kept = self._kept
         for symptom, (seen, scattered) in sightings.items():
             self._others += seen
             known = self._known.get(symptom)

@@ -151,9 +151,9 @@ def _more_events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
 
 def _outage(rng: random.Random, hours: float) -> Iterator[Told]:
     """A registry that is away for a tenth of the story, and after it is back a few failures more."""
-    began_ms, takes_ms = BEGINS * 1000 + hours * 0.6 * 3_600_000, hours * 0.1 * 3_600_000
+    began_ms, takes_ms = BEGINS * 1000 + hours * 0.75 * 3_600_000, hours * 0.1 * 3_600_000
     for number in range(240):
-        at_ms = int(began_ms + takes_ms * (rng.random() if number < 230 else 1.5))
+        at_ms = int(began_ms + takes_ms * (rng.random() if number < 230 else rng.uniform(1, 2)))
         where = {"instance": "hub", "repository": f"org/away-{number % 60}", "runner_labels": ["pool-7"]}
         run: dict[str, Any] = {"pipeline_id": f"away {number}", "job_id": f"away {number}", **where}
         event = make_event(Outcome.FAILED, at_ms, step="Initialize containers", duration_ms=9000, **run)

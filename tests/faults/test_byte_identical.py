@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 OTHER: Mapping[str, Mapping[str, Any]] = {"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "20m"}}
 
 
-FLEET: Mapping[str, Any] = {"learning_minutes": 2, "calm_minutes": 4}
+FLEET: Mapping[str, Any] = {"learning_minutes": 1, "calm_minutes": 4}
 
 
 def with_change(entries: list[Told], rulebook: Rulebook) -> list[Told]:
