@@ -13,7 +13,7 @@ from analytics.rulebook import compose
 from models.records.event import Outcome
 from models.records.evidence import Reading
 from models.records.outputs import ClosedMinutes, FailureGroup
-from tests.analytics.log import MINUTE, RULEBOOK, SCORER, T0, Log, play, resolver, some_at_a_time
+from tests.analytics.log import MINUTE, RULEBOOK, SCORER, T0, Log, fresh, play, resolver, some_at_a_time
 
 WAITING = compose(scorer=SCORER, policy={"await_log_seconds": 10}, fleet={"least_failures": 7})
 RESOLVE = resolver(WAITING)
@@ -22,7 +22,7 @@ KIND = Kind("dns_failure", "network", "github", "github.com", "", "linux")
 
 def told(log: Log, **more: Any) -> dict[int, tuple[FailureGroup, ...]]:
     """The groups of every minute after T0."""
-    said, _ = play(log.entries, resolve=RESOLVE, **more)
+    said, _ = play(log.entries, fresh(resolve=RESOLVE), **more)
     return {minute - T0 // MINUTE: groups for closed in said.closed for minute, groups in closed.minutes}
 
 
@@ -204,7 +204,7 @@ def test_rules_come_with_the_minutes_that_close_under_them(rng: random.Random) -
         return {minute - T0 // MINUTE: digest for minute, digest in minutes.items() if minute >= T0 // MINUTE}
 
     for sizes in (None, iter([1] * 99), some_at_a_time(rng)):
-        said, _ = play(log.entries, sizes=sizes, resolve=RESOLVE)
+        said, _ = play(log.entries, fresh(resolve=RESOLVE), sizes=sizes)
         assert ruled(said.closed) == {
             **dict.fromkeys(range(4), RULEBOOK.digest),
             **dict.fromkeys(range(4, 8), WAITING.digest),
