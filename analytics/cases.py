@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from analytics.failure_panes import Counted
 from analytics.policy.decide import CaseView, FailedJob
 from analytics.rows import SEPARATOR
 from models.records.event import Outcome
@@ -17,13 +18,14 @@ class Told(msgspec.Struct, array_like=True):
 
     facts: tuple[str, ...]
     features: dict[str, float | str]
+    counted: Counted | None = None  # for the fleet
 
     def with_exit_code(self, platform: str, exit_code: int | None) -> Told:
         """The same with the exit code that the log shows, where the webhook told none."""
         if exit_code is None or self.features["exit_code"] != NONE:
             return self
         fact = f"{platform} exit_code {exit_code}"
-        return Told((*self.facts, fact), self.features | {"exit_code": str(exit_code)})
+        return Told((*self.facts, fact), self.features | {"exit_code": str(exit_code)}, self.counted)
 
 
 class Job(msgspec.Struct, array_like=True):

@@ -11,6 +11,7 @@ from analytics.cases import Case, Job, Told
 from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, Seen
+from analytics.failure_panes import FailurePanes, kind_in_log, kind_of
 from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob, decide
@@ -33,10 +34,11 @@ apart are decided on without each other, so it must be longer than a job usually
 class Cases:
     """The cases of one shard, and what a batch makes it say about them."""
 
-    def __init__(self, desk: Desk, scopes: Scopes) -> None:
-        """Begin with none."""
+    def __init__(self, desk: Desk, scopes: Scopes, panes: FailurePanes) -> None:
+        """Begin with none; failures are counted in `panes`."""
         self._desk: Final = desk
         self._scopes: Final = scopes
+        self._panes: Final = panes
         scopes.jobs.overtaken = self._overtaken
         self._cases: dict[str, Case] = {}
         self._journal: Final = Journal()
@@ -110,9 +112,10 @@ class Cases:
         cause = desk.causes.of(detail, desk.today)
         place = Place(rows.job_keys[i], rows.label_keys[i])
         job, known = _job(detail, cause, place, rows.at[i]), features_of(detail, cause)
+        counted = self._panes.add(kind_of(detail, cause), detail.repository, job.at_ms, desk.stream_ms)
         if desk.await_log_ms and (detail.job_id is not None or detail.job_name is not None):
             job.awaits_second = desk.timers.at(desk.stream_ms + desk.await_log_ms, "log", case.key)
-            job.told = Told(facts(detail), known)
+            job.told = Told(facts(detail), known, counted)
         name = detail.job_id or detail.job_name or ""
         before = case.jobs.get(name)
         if before is None or (before.at_ms, before.failure_id) < (job.at_ms, job.failure_id):
@@ -157,6 +160,9 @@ class Cases:
         case.jobs[name] = new = _explained(job, proof.cause)
         place, cause = Place(job.job_key, job.labels_key), (proof.cause.signature, proof.cause.category)
         self._scopes.explained(place, job.failure_id, cause, mark.position)
+        if told.counted is not None:
+            kind = kind_in_log(told.counted.kind, proof, evidence)
+            self._panes.move(told.counted, kind, case.repository, self._desk.stream_ms)
         known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
         self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))
         self._touch(case, mark.received_ms, mark.position)

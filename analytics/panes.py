@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MINUTE_MS: Final = 60_000
+LATENESS_MS: Final = 60_000
+"""How long a minute stays open behind stream time."""
 BUCKETS: Final = 16
 """Bucket i counts durations below 2**i seconds, the last one all longer ones."""
 _FOLD_ROWS: Final = 8192

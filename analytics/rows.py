@@ -87,6 +87,7 @@ class Detail(NamedTuple):
     failure_excerpt: str | None
     runner: str | None
     environment: str | None
+    runner_labels: list[str] | None
 
 
 class Rows:

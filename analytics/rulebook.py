@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from analytics.detectors.detector import Rule, configured
+from analytics.fleet_rules import FleetRules
 from analytics.policy import reading
 from analytics.policy.rules import Policy
 from analytics.signatures.catalogue import Catalogue, Signature, from_mapping, shipped
@@ -34,7 +35,7 @@ class Rulebook:
         Raises:
             ConfigError: naming the key that is wrong, or a detector that is wanted.
         """
-        unknown = sorted(set(body) - {"version", "detectors", "signatures", "policy", "scorer", "also"})
+        unknown = sorted(set(body) - {"version", "detectors", "signatures", "policy", "scorer", "fleet", "also"})
         if unknown:
             raise ConfigError(f"rulebook: no such key {unknown[0]!r}")
         if body.get("version") != VERSION:
@@ -42,13 +43,14 @@ class Rulebook:
         missing = sorted(set(body.get("also", {})) - {cls.__name__ for cls in also})
         if missing:
             raise ConfigError(f"rulebook.also.{missing[0]}: this detector is not here")
-        for name in ("detectors", "signatures", "policy", "scorer", "also"):
+        for name in ("detectors", "signatures", "policy", "scorer", "fleet", "also"):
             if not isinstance(body.get(name, {}), Mapping):
                 raise ConfigError(f"rulebook.{name}: expected a table")
         self.body: Final[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(body))
         self.digest: Final = hashlib.sha256(msgspec.json.encode(self.body, order="sorted")).hexdigest()
         self.detectors: Final[tuple[Rule, ...]] = configured(body.get("detectors", {}), also=also)
         self.policy: Final[Policy] = reading.read(body.get("policy", {}))
+        self.fleet: Final = FleetRules.of(body.get("fleet", {}))
         self._signatures: Final = tuple(
             from_mapping(f"rulebook.signatures.{name}", name, entry)
             for name, entry in sorted(body.get("signatures", {}).items())
@@ -71,6 +73,7 @@ def compose(
     policy: Mapping[str, Any] | None = None,
     signatures: tuple[Signature, ...] = (),
     scorer: Mapping[str, Any] | None = None,
+    fleet: Mapping[str, Any] | None = None,
     also: Mapping[type[Rule], str] | None = None,
 ) -> Rulebook:
     """The shipped rulebook with the operator's changes; a signature of a shipped name replaces it.
@@ -87,6 +90,7 @@ def compose(
         "policy": dict(policy or {}),
         "signatures": {name: _entry(signature) for name, signature in sorted(chosen.items())},
         "scorer": dict(scorer) if scorer is not None else shipped_artefact(),
+        **({"fleet": dict(fleet)} if fleet else {}),
     }
     if also:
         body["also"] = {cls.__name__: digest for cls, digest in also.items()}

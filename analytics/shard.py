@@ -23,10 +23,11 @@ import msgspec
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
+from analytics.failure_panes import FailurePanes
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
-from analytics.panes import BUCKETS, MINUTE_MS, Panes
+from analytics.panes import BUCKETS, LATENESS_MS, MINUTE_MS, Panes
 from analytics.profiles import PANE_DUE, Profiles
 from analytics.proof import read_evidence
 from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED, Rows
@@ -40,8 +41,6 @@ from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStat
 
 SNAPSHOT_VERSION: Final = 3
 
-LATENESS_MS: Final = 60_000
-"""How long a minute of the aggregates stays open behind stream time."""
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
 TURN_MS: Final = 300_000
@@ -105,7 +104,8 @@ class Shard:
         self._ids: Final = Ids()
         self._runs: Final = Runs(self._desk, self._durations)
         self._scopes: Final = Scopes(self._desk)
-        self._cases: Final = Cases(self._desk, self._scopes)
+        self._failure_panes: Final = FailurePanes(number, from_ms)
+        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes)
         self._profiles: Final = Profiles(self._desk, from_ms)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
@@ -172,6 +172,7 @@ class Shard:
         self._walk(rows, walk)
         self._cases.conclude()
         self._add_to_panes(rows.count)
+        self._failure_panes.close(self.stream_ms, self.rulebook)
         self.position = max(self.position, batch.last)
         self._unsettled += rows.count
         if self._unsettled >= _SETTLED_ROWS:
@@ -192,7 +193,8 @@ class Shard:
             cases.diagnoses,
             asking.said,
             self._profiles.said,
-            stats,
+            stats=stats,
+            closed=self._failure_panes.take(),
         )
         asking.said, self._profiles.said = [], []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
@@ -287,6 +289,7 @@ class Shard:
             self._dead(mark, "bad_control", str(error))
             return
         self._cases.conclude()
+        self._failure_panes.close(self.stream_ms, self.rulebook)
         self._desk.replace(rulebook, mark.position)
         self._runs.look_anew()
         self._scopes.judge_anew(mark.position)
@@ -365,6 +368,7 @@ class Shard:
             "sources": self._desk.sources,
             "durations": self._durations.state(),
             "panes": self._panes.state(),
+            "failure_panes": self._failure_panes.state(),
             "open_minutes": sorted(self._open_minutes),
             "turns": self._turns,
             "bad_in_window": self._bad_in_window,
@@ -411,6 +415,7 @@ class Shard:
         shard._desk.findings.load(rest["findings"])
         shard._durations.load(rest["durations"])
         shard._panes = Panes.of(rest["panes"])
+        shard._failure_panes.load(rest["failure_panes"])
         shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard

@@ -20,7 +20,7 @@ import prometheus_client
 from connectors.metric_kinds import BOTH, EVERY, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
-from models.records.outputs import Diagnosis, FindingState, Reason, Verdict
+from models.records.outputs import Diagnosis, FindingState, IncidentState, Reason, Verdict
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
@@ -227,6 +227,22 @@ def guard_findings_total(*, detector: str, state: FindingState) -> None:
     """Findings raised, changed and cleared, by detector.
 
     Many raised and soon cleared: the detector's threshold is too low. Try another one in the backtest.
+    """
+
+
+@counter(unit="incidents", of=["flow"])
+def guard_incidents_total(*, state: IncidentState) -> None:
+    """What was said about incidents of the whole fleet: opened, changed or closed.
+
+    Openings without an outage that people know of: see `rulebook.fleet`.
+    """
+
+
+@gauge(unit="incidents", of=["flow"])
+def guard_incidents_open(*, category: str) -> None:
+    """Incidents that are going on, by the category of their signature; `unknown` where no signature knows them.
+
+    `guard status` shows them: what fails, in how many repositories, and what explains it.
     """
 
 

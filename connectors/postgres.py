@@ -42,6 +42,7 @@ _PRUNED = (
     "dead_letters",
     "passing_logs",
     "detector_faults",
+    "incidents",
 )
 
 _MIGRATIONS_TABLE = b"""

@@ -29,6 +29,7 @@ from models.records.outputs import (
     DiagnosisRow,
     Failure,
     FindingRow,
+    IncidentRow,
     JobHour,
     ShardOutput,
 )
@@ -44,11 +45,14 @@ _TIMES = {
     "minute_ms": "minute",
     "hour_ms": "hour",
     "not_before_ms": "not_before",
+    "began_ms": "began_at",
 }
 _TYPES_BY_NAME = {
     **dict.fromkeys(_TIMES, "timestamptz"),
-    **dict.fromkeys(("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id"), "uuid"),
-    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines"), "jsonb"),
+    **dict.fromkeys(
+        ("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id", "incident_id"), "uuid"
+    ),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {
@@ -71,11 +75,11 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Written(NamedTuple):
-    """What one shard said, and how far it had come when it had said all of it."""
+    """What one shard said, and how far it had come when it had said all of it; the fleet comes no way of its own."""
 
     shard: int
     output: ShardOutput
-    progress: Progress
+    progress: Progress | None
 
     @property
     def tables(self) -> tuple[list[Any], ...]:
@@ -85,7 +89,7 @@ class Written(NamedTuple):
     @property
     def rows(self) -> int:
         """How many rows it makes, its progress included."""
-        return 1 + sum(map(len, self.tables))
+        return (self.progress is not None) + sum(map(len, self.tables))
 
 
 class Column(NamedTuple):
@@ -116,6 +120,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "diagnoses": _columns(DiagnosisRow),
     "detector_faults": _columns(DetectorFault),
     "job_hours": _columns(JobHour),
+    "incidents": _columns(IncidentRow),
 }
 
 _INSERT = """
@@ -154,8 +159,9 @@ def texts(group: Sequence[Written]) -> list[list[str]]:
         UnicodeEncodeError, OverflowError: a value that has no place in JSON; `offence` says which.
     """
     by_table = [_texts(list(chain.from_iterable(parts))) for parts in zip(*(one.tables for one in group), strict=True)]
-    last = {written.shard: written.progress for written in sorted(group, key=lambda one: one.progress.position)}
-    progress = _ENCODER.encode([(shard, *reached) for shard, reached in sorted(last.items())]).decode()
+    reached = sorted((one.shard, one.progress.position, one.progress) for one in group if one.progress is not None)
+    last = {shard: progress for shard, _, progress in reached}
+    progress = _ENCODER.encode([(shard, *come) for shard, come in last.items()]).decode()
     calls = [list(parts) for parts in zip_longest(*by_table, fillvalue="[]")]
     return [[*parts, progress if parts is calls[-1] else "[]"] for parts in calls]
 

@@ -1,4 +1,5 @@
-"""The end of the dataflow: a Bytewax sink with a partition for each shard, over the one writer of the process.
+"""The end of the dataflow: a Bytewax sink with a partition for each shard and one for the fleet, over the one writer of
+the process.
 
 An epoch is not durable before the sink's snapshots are stored, so snapshot() waits until all that its partition wrote
 is durable. After a crash the engine replays from the last snapshot, and rows that were written since meet themselves.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -17,15 +18,18 @@ from connectors.postgres_writer import Writer
 from models.records.event import SHARDS
 from models.records.outputs import ShardOutput
 
-Item: TypeAlias = tuple[ShardOutput, Progress]
+Item: TypeAlias = tuple[ShardOutput, Progress | None]
 State: TypeAlias = dict[str, Any]
+
+FLEET: Final = SHARDS
+"""The partition behind those of the shards."""
 
 
 class PostgresSink(FixedPartitionedSink[Item, State]):  # type: ignore[misc]  # bytewax is not typed
     """Takes (key of a shard, (what it said, how far it came)).
 
-    `part_of` gives the shard of each of the salted keys. `open_writer` is called once in each process, when the first
-    item comes, and the writer is closed with the last partition.
+    `part_of` gives the shard of each of the salted keys, and FLEET for that of the fleet. `open_writer` is called once
+    in each process, when the first item comes, and the writer is closed with the last partition.
     """
 
     def __init__(self, part_of: Mapping[str, int], open_writer: Callable[[], Writer]) -> None:
@@ -33,11 +37,11 @@ class PostgresSink(FixedPartitionedSink[Item, State]):  # type: ignore[misc]  # 
         self._shared = _SharedWriter(open_writer)
 
     def list_parts(self) -> list[str]:
-        """One partition for each shard: "00" to "11"."""
-        return [f"{shard:02d}" for shard in range(SHARDS)]
+        """One partition for each shard, "00" to "11", and "12" for the fleet."""
+        return [f"{part:02d}" for part in (*range(SHARDS), FLEET)]
 
     def part_fn(self, item_key: str) -> int:
-        """The shard whose key this is."""
+        """The partition of the shard whose key this is, or of the fleet."""
         return self._part_of[item_key]
 
     def build_part(
@@ -46,12 +50,12 @@ class PostgresSink(FixedPartitionedSink[Item, State]):  # type: ignore[misc]  # 
         for_part: str,
         resume_state: State | None,  # noqa: ARG002 -- what is in PostgreSQL needs no undoing
     ) -> PostgresSinkPartition:
-        """The partition of one shard."""
+        """The partition of one shard, or of the fleet."""
         return PostgresSinkPartition(int(for_part), self._shared)
 
 
 class PostgresSinkPartition(StatefulSinkPartition[Item, State]):  # type: ignore[misc]  # bytewax is not typed
-    """One shard's way to PostgreSQL."""
+    """The way of one shard, or of the fleet, to PostgreSQL."""
 
     def __init__(self, shard: int, shared: _SharedWriter) -> None:
         self._shard = shard
@@ -61,10 +65,11 @@ class PostgresSinkPartition(StatefulSinkPartition[Item, State]):  # type: ignore
         self._position = 0
 
     def write_batch(self, values: list[Item]) -> None:
-        """Queue what the shard said; it is on its way before the next batch is computed."""
+        """Queue what was said; it is on its way before the next batch is computed."""
         for output, progress in values:
             self._ticket = self._writer.submit(self._shard, output, progress)
-            self._position = progress.position
+            if progress is not None:
+                self._position = progress.position
 
     def snapshot(self) -> State:
         """Wait until all of this partition is durable, then say so."""

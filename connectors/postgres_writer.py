@@ -77,8 +77,8 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="postgres-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, shard: int, output: ShardOutput, progress: Progress) -> int:
-        """Queue what a shard said and how far that brought it; return the ticket to wait for.
+    def submit(self, shard: int, output: ShardOutput, progress: Progress | None) -> int:
+        """Queue what a shard said and how far that brought it, if anywhere; return the ticket to wait for.
 
         Blocks while the queue is full: a slow PostgreSQL slows the reading, it loses nothing.
 

@@ -1,11 +1,13 @@
 """The dataflow: entries of twelve shards, decoded, judged by their shard, into PostgreSQL.
 
-    source --> decode --> shard --> postgres
-    XREAD      columns    Shard      one transaction for all that waits
+    source --> decode --> shard ----------------> postgres
+    XREAD      columns    Shard --> fleet ------> one transaction for all that waits
+                                    Fleet
 
 An item is a batch of entries of one shard, never a single event. Keys are salted so that a shard's state lives on the
-worker that reads it: nothing is exchanged between workers and nothing is pickled but snapshots. All logic is in
-models.records.columns and analytics.shard; this file only joins.
+worker that reads it: nothing is exchanged between workers, and nothing is pickled but snapshots and, once a minute of
+stream time, what a shard tells the fleet. All logic is in models.records.columns, analytics.shard and analytics.fleet;
+this file only joins.
 
     python -m bytewax.run flows.heal:flow -r /var/lib/guard/recovery -s 5 -b 0
     guard flow --processes 2
@@ -31,10 +33,11 @@ from bytewax.dataflow import Dataflow
 from bytewax.operators import StatefulBatchLogic
 from redis import Redis
 
+from analytics.fleet import Fleet
 from analytics.rulebook import compose
 from analytics.shard import REJECT_WINDOW, Shard
 from connectors.postgres import Progress, connect, read_progress
-from connectors.postgres_sink import PostgresSink
+from connectors.postgres_sink import FLEET, Item, PostgresSink
 from connectors.postgres_writer import Writer
 from connectors.redaction import Redactor
 from connectors.redis_source import PART_OF, ShardSource
@@ -47,15 +50,17 @@ from flows.settings import Settings
 from models.records.columns import Batch, Decoding, Parse
 from models.records.errors import ConfigError, GuardError, Unavailable
 from models.records.joint import FEW, decode_each
-from models.records.outputs import ShardOutput
+from models.records.outputs import ClosedMinutes, IncidentRow, ShardOutput
 from models.records.raw import RawEntries
 
 Raw: TypeAlias = tuple[str, RawEntries]
 Decoded: TypeAlias = tuple[str, tuple[int, Batch | Decoding, str]]
-Said: TypeAlias = tuple[ShardOutput, Progress]
+Said: TypeAlias = Item | ClosedMinutes
 
 _log = structlog.get_logger()
 
+FLEET_KEY: Final = "fleet.42"
+"""The state key of the fleet, salted so that it goes to the worker of its partition of the sink."""
 VERSION: Final = version("pipeline-guard")
 RAISED: Final[list[GuardError]] = []
 """What a shard of this process raised on purpose. In a cluster the engine hands on another error, of its own links."""
@@ -116,7 +121,7 @@ def assembled(settings: Settings, directory: Path | None, *, process: int = 0, a
 
 
 def dataflow(settings: Settings, store: Store | None) -> Dataflow:
-    """The four steps."""
+    """The steps."""
     url = postgres_url(settings)
     starts = store.start if store else lambda _: Start()
     source = ShardSource(
@@ -145,9 +150,16 @@ def dataflow(settings: Settings, store: Store | None) -> Dataflow:
     flow = Dataflow("guard")
     raw: Any = op.input("source", flow, source)
     decoded = op.flat_map_batch("decode", raw, decode_all)
-    said = op.stateful_batch("shard", decoded, build)
-    op.output("postgres", said, PostgresSink(PART_OF, partial(open_writer, url)))
+    said = op.branch("said", op.stateful_batch("shard", decoded, build), _is_for_the_fleet)
+    closed = op.map("closed", said.trues, lambda item: (FLEET_KEY, item[1]))
+    incidents = op.stateful_batch("fleet", closed, FleetLogic)
+    rows = op.merge("rows", said.falses, incidents)
+    op.output("postgres", rows, PostgresSink({**PART_OF, FLEET_KEY: FLEET}, partial(open_writer, url)))
     return flow
+
+
+def _is_for_the_fleet(item: tuple[str, Said]) -> bool:
+    return isinstance(item[1], ClosedMinutes)
 
 
 def _wait(error: Unavailable) -> None:
@@ -187,7 +199,7 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
 
     def on_batch(self, values: list[tuple[int, Batch | Decoding, str]]) -> tuple[list[Said], bool]:
         """Let the shard judge; say how far it came, but no more often than need be."""
-        said = []
+        said: list[Said] = []
         for number, decoded, entry_id in values:
             if self._shard is None:
                 self._shard = self._make(number)
@@ -199,6 +211,7 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
                 RAISED.append(error)
                 raise
             observe.judged(output)
+            said += output.closed
             now = time.monotonic()
             if any(output.rows) or now - self._told > QUIET_SECONDS:
                 self._told = now
@@ -236,6 +249,37 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
         state = self._shard.snapshot()
         observe.snapshot(self._shard.number, len(state))
         return state
+
+
+class FleetLogic(StatefulBatchLogic[ClosedMinutes, Item, bytes]):  # type: ignore[misc]  # bytewax is not typed
+    """The thin shell around the Fleet."""
+
+    def __init__(self, state: bytes | None) -> None:
+        self._fleet = Fleet() if state is None else Fleet.restore(state)
+
+    def on_batch(self, values: list[ClosedMinutes]) -> tuple[list[Item], bool]:
+        """Judge the minutes that all shards have closed."""
+        rows: list[IncidentRow] = []
+        for closed in values:
+            rows += self._fleet.process(closed)
+        observe.told(rows)
+        said: list[Item] = [(ShardOutput([], [], [], [], [], incidents=rows), None)] if rows else []
+        return said, StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[list[Item], bool]:
+        """Nothing is timed by the engine."""
+        return [], StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[list[Item], bool]:
+        """The end of the input is no event."""
+        return [], StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> None:
+        """Never."""
+
+    def snapshot(self) -> bytes:
+        """The fleet as plain bytes."""
+        return self._fleet.snapshot()
 
 
 def postgres_url(settings: Settings) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import pyarrow.compute as pc
 import structlog
@@ -18,8 +19,9 @@ from connectors.redis_source import GapKind
 from connectors.redis_streams import backlog, log_backlog, reader_ages
 from models.records.columns import Batch
 from models.records.errors import Unavailable
-from models.records.outputs import ShardOutput
+from models.records.outputs import Category, IncidentRow, ShardOutput
 
+_INCIDENTS: Final = "SELECT coalesce(category, 'unknown'), count(*) FROM guard.open_incidents GROUP BY 1"
 _log = structlog.get_logger()
 
 
@@ -59,12 +61,20 @@ def judged(output: ShardOutput) -> None:
         metrics.guard_errors_total(stage="decode", type=reason).inc(count)
 
 
+def told(incidents: Sequence[IncidentRow]) -> None:
+    """Count what the fleet said."""
+    for state, count in Counter(row.state for row in incidents).items():
+        metrics.guard_incidents_total(state=state).inc(count)  # type: ignore[arg-type]  # its value
+
+
 def committed(group: Sequence[Written], at: float) -> None:
     """Note how long it took from the receiver to rows that can be seen; `at` is Unix seconds."""
     decide = metrics.guard_event_latency_seconds(stage="decide")
     event = metrics.guard_event_latency_seconds(stage="event")
     now_ms = at * 1000
     for written in group:
+        if written.progress is None:
+            continue
         lag = metrics.guard_stream_time_lag_seconds(shard=written.shard)
         lag.set(max(now_ms - written.progress.stream_ms, 0) / 1000)
         for failure in written.output.failures:
@@ -110,7 +120,7 @@ class SourceHooks:
 
 
 class Backlog:
-    """Looks at the streams and the dead letters every few seconds, in a thread of its own."""
+    """Looks at the streams, the dead letters and the incidents every few seconds, in a thread of its own."""
 
     def __init__(self, client: Redis, url: str, *, every: float = 5.0) -> None:
         """`url` is PostgreSQL's; `every` is in seconds."""
@@ -127,7 +137,7 @@ class Backlog:
     def _run(self) -> None:
         while not self._stop.wait(self._every):
             self._guarded(self._streams)
-            self._guarded(self._dead_letters)
+            self._guarded(self._standing)
 
     @staticmethod
     def _guarded(look: Callable[[], None]) -> None:
@@ -148,7 +158,10 @@ class Backlog:
         for reader, unread_ms in reader_ages(self._client, now_ms=int(now_ms)).items():
             metrics.guard_reader_oldest_age_seconds(reader=reader).set(unread_ms / 1000)
 
-    def _dead_letters(self) -> None:
+    def _standing(self) -> None:
         with connect(self._url, application_name="guard metrics") as connection:
             row = connection.execute("SELECT count(*) FROM guard.dead_letters_open").fetchone()
+            incidents: dict[str, int] = dict(connection.execute(_INCIDENTS).fetchall())
         metrics.guard_dead_letters_open().set(row[0] if row else 0)
+        for category in (*(known.value for known in Category), "unknown"):
+            metrics.guard_incidents_open(category=category).set(incidents.get(category, 0))

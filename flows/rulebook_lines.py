@@ -34,6 +34,7 @@ def shown(rulebook: Rulebook) -> list[RenderableType]:
         facts("rulebook", head),
         facts("policy", ((n, ", ".join(v) if isinstance(v, tuple) else v) for n, v in _fleet(rulebook).items())),
         *([table("rules of the policy, the last word counts", ("#rule", "when", "sets"), rules)] if rules else []),
+        facts("fleet", msgspec.structs.asdict(rulebook.fleet).items()),
         table("detectors", ("detector", "parameter", "value"), _parameters(rulebook)),
         table("signatures", ("signature", "category", "rerun", "#priority", "cause"), signatures),
     ]
@@ -68,6 +69,7 @@ def in_full(rulebook: Rulebook) -> dict[str, Any]:
     return {
         "detectors": detectors,
         "policy": {**_fleet(rulebook), "rule": [msgspec.to_builtins(rule) for rule in rulebook.policy.rules]},
+        "fleet": msgspec.structs.asdict(rulebook.fleet),
         "signatures": {s.name: msgspec.to_builtins(s) for s in rulebook.catalogue.signatures},
         "scorer": {"version": rulebook.scorer.version},
     }

@@ -34,8 +34,9 @@ def configured(settings: Settings) -> Rulebook:
     waits = {"await_log_seconds": AWAIT_LOG_SECONDS} if any(readable(settings)) else {}
     written, places = policy_files.written(settings)
     policy = {"mode": settings.mode, **waits, **written}
+    rules = settings.rulebook
     try:
-        return compose(detectors=settings.rulebook.detectors, policy=policy, signatures=added)
+        return compose(detectors=rules.detectors, policy=policy, signatures=added, fleet=rules.fleet)
     except ImpossiblePolicy as error:
         raise policy_files.located(error, settings, places) from None
 

@@ -241,6 +241,7 @@ class Rulebook(Section):
     signature_files: Annotated[list[ExistingFile], Listed] = []
     policy: dict[str, Plain] = {}
     policy_files: Annotated[list[ExistingFile], Listed] = []  # of [[rule]] tables, after those of `policy`
+    fleet: dict[str, Plain] = {}
 
 
 class Retention(Section):
@@ -255,6 +256,7 @@ class Retention(Section):
     dead_letters: Days = 30
     passing_logs: Days = 30
     detector_faults: Days = 90
+    incidents: Days = 365
 
 
 class Logging(Section):

@@ -281,6 +281,82 @@ class JobHour(NamedTuple):
     late: int  # events that came after an earlier hour of this job had closed
 
 
+class IncidentState(StrEnum):
+    """What became of an incident."""
+
+    OPENED = "opened"
+    CHANGED = "changed"
+    CLOSED = "closed"
+
+
+class Dimension(StrEnum):
+    """What the failures of an incident have in common, beside their symptom."""
+
+    HOST = "host"  # the server that their logs name
+    LABEL = "label"  # of their runners
+    INSTANCE = "instance"
+    PLATFORM = "platform"
+    ALL = "all"  # nothing that is not common elsewhere
+
+
+class Over(StrEnum):
+    """Why an incident is closed."""
+
+    CALM = "calm"
+    USUAL = "usual"  # it lasted so long that it is how things are now
+
+
+class IncidentRow(NamedTuple):
+    """How an incident of the whole fleet stands; the highest revision is how it stands now."""
+
+    incident_id: str  # of symptom and opening minute
+    revision: int
+    state: str
+    symptom: str  # the signature's name; where no signature knows it, the line, reason, step or outcome in common
+    signature: str | None
+    category: str | None
+    dimension: str  # what explains it, of Dimension
+    value: str | None  # which host, label, instance or platform; NULL for all
+    share: float  # of its repositories, those where it is so
+    usual_share: float  # of all other failures of recent hours, those where it is so
+    repositories: int  # that it reached since it began
+    failures: int
+    late: int  # of the failures, those counted in a later minute than their own
+    repositories_now: int  # in the window that ends with `minute_ms`
+    expected: float  # so many repositories are usual in such a window
+    most_affected: str  # JSON array of [repository, failures], at most 8
+    message: str
+    began_ms: int  # the first minute of its failures
+    last_ms: int  # end of the last minute of its failures before it became calm
+    minute_ms: int  # the minute that made the fleet say it
+    at_ms: int  # the stream time at which that minute closed
+    why: str | None  # of closed, of Over
+    rulebook: str
+
+
+class FailureGroup(NamedTuple):
+    """Failures of one minute in one shard, alike in everything but their repository."""
+
+    symptom: str
+    category: str | None  # of the signature; None: no signature knows it
+    platform: str
+    instance: str
+    host: str  # the server that the log names; "" if none
+    labels: str  # of the runner, sorted, with commas between; "" if none
+    repositories: tuple[tuple[str, int], ...]  # with the failures of each, in order
+    late: int  # of the failures, those counted in a later minute than their own
+
+
+class ClosedMinutes(NamedTuple):
+    """What a shard tells the fleet: all minutes up to one are closed, and what failed in them."""
+
+    shard: int
+    until: int  # the last one, minutes since 1970
+    rulebook: str  # in force when they closed
+    rules: dict[str, Any]  # its table for the fleet
+    minutes: tuple[tuple[int, tuple[FailureGroup, ...]], ...]  # those with failures, in order
+
+
 class ShardStats(NamedTuple):
     """What is counted for the metrics and judged by nobody."""
 
@@ -290,7 +366,7 @@ class ShardStats(NamedTuple):
 
 
 class ShardOutput(NamedTuple):
-    """All that one batch made a shard say."""
+    """All that one batch made a shard say, or one minute the fleet: incidents, and nothing else."""
 
     failures: list[Failure]
     findings: list[FindingRow]
@@ -300,9 +376,11 @@ class ShardOutput(NamedTuple):
     diagnoses: list[DiagnosisRow] = []  # noqa: RUF012 - never added to in place
     detector_faults: list[DetectorFault] = []  # noqa: RUF012 - never added to in place
     job_hours: list[JobHour] = []  # noqa: RUF012 - never added to in place
+    incidents: list[IncidentRow] = []  # noqa: RUF012 - likewise
     stats: ShardStats = ShardStats(0, 0, 0)
+    closed: list[ClosedMinutes] = []  # noqa: RUF012 - likewise; for the fleet, mostly none
 
     @property
     def rows(self) -> tuple[list[Any], ...]:
         """What goes into a table each, in the order of the fields."""
-        return self[:-1]
+        return self[:-2]

@@ -102,12 +102,13 @@ class Log:
         self.put(Entry(Kind.CONTROL, Encoding.JSON, at_ms, msgspec.json.encode({"rulebook": rulebook.digest})))
 
 
-ROWS = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses", "detector_faults", "job_hours")
+_SAID = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses")
+ROWS = (*_SAID, "detector_faults", "job_hours", "closed")
 
 
 def nothing() -> ShardOutput:
     """No rows yet."""
-    return ShardOutput([], [], [], [], [], [], [], [])
+    return ShardOutput([], [], [], [], [], [], [], [], closed=[])
 
 
 def add(said: ShardOutput, more: ShardOutput) -> None:
@@ -153,8 +154,10 @@ def some_at_a_time(rng: random.Random) -> Iterator[int]:
 
 
 def as_bytes(said: ShardOutput) -> list[bytes]:
-    """Every row as bytes, sorted."""
-    return sorted(msgspec.json.encode([name, row]) for name in ROWS for row in getattr(said, name))
+    """Every row as bytes, sorted, and every minute that was closed."""
+    minutes = [(m.shard, m.rulebook, m.rules, *minute) for m in said.closed for minute in m.minutes]
+    rows = [(name, row) for name in ROWS[:-1] for row in getattr(said, name)]
+    return sorted(msgspec.json.encode(row) for row in (*rows, *minutes))
 
 
 def standing(said: ShardOutput) -> list[FindingRow]:

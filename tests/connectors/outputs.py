@@ -14,6 +14,7 @@ from models.records.outputs import (
     DiagnosisRow,
     Failure,
     FindingRow,
+    IncidentRow,
     JobHour,
     ShardOutput,
 )
@@ -231,6 +232,35 @@ def job_hour(number: int, **changes: Any) -> JobHour:
     )._replace(**changes)
 
 
+def incident(number: int, revision: int = 0, **changes: Any) -> IncidentRow:
+    """Revision of incident `number`, open unless `changes` say otherwise."""
+    return IncidentRow(
+        incident_id=uuid5_text("incident", str(number)),
+        revision=revision,
+        state="opened",
+        symptom="connection-reset",
+        signature="connection-reset",
+        category="network",
+        dimension="host",
+        value="registry.example",
+        share=0.958,
+        usual_share=0.02,
+        repositories=24,
+        failures=61,
+        late=1,
+        repositories_now=24,
+        expected=0.4,
+        most_affected='[["org/repo", 9]]',
+        message="connection-reset: 24 repositories within 5 minutes, 0.4 are usual",
+        began_ms=NOW_MS - 2 * MINUTE_MS,
+        last_ms=NOW_MS,
+        minute_ms=NOW_MS - MINUTE_MS,
+        at_ms=NOW_MS + MINUTE_MS,
+        why=None,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
 def output(number: int) -> ShardOutput:
     """One record of each kind."""
     return ShardOutput(
@@ -241,7 +271,8 @@ def output(number: int) -> ShardOutput:
         [letter(number)],
         [diagnosis(number)],
         [fault(number)],
-        job_hours=[job_hour(number)],
+        [job_hour(number)],
+        [incident(number)],
     )
 
 

@@ -32,6 +32,8 @@ VIEWS = {
     "explained_failures",
     "signature_hits",
     "open_findings",
+    "current_incidents",
+    "open_incidents",
     "recent_failures",
     "why_not_healed",
     "repository_minutes",
@@ -301,6 +303,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "dead_letters": 0,
         "passing_logs": 0,
         "detector_faults": 0,
+        "incidents": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
@@ -369,6 +372,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "diagnoses": 1,
         "detector_faults": 1,
         "job_hours": 1,
+        "incidents": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}

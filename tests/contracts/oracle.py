@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
+from analytics.fleet import Fleet
 from analytics.rulebook import Rulebook, compose
 from analytics.shard import REJECT_WINDOW, Shard
 from connectors.postgres import Connection
@@ -49,6 +50,7 @@ KEYS: Final = {
     "diagnoses": ("failure_id",),
     "detector_faults": ("fault_id",),
     "job_hours": ("instance", "repository", "workflow", "job_name", "hour"),
+    "incidents": ("incident_id", "revision"),
 }
 _MOST_SHOWN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,24 +117,28 @@ def replay(
 ) -> Expected:
     """What all entries of `log` make the shards say, one entry at a time."""
     expected = Expected({table: {} for table in TABLES}, {shard: len(entries) for shard, entries in log.items()})
+    fleets = Fleet(), Fleet()
     for number, entries in log.items():
         start = (anew or {}).get(number, Start(0, 0, ""))
         before, after = entries[: start.position], entries[start.position :]
-        _judge(Shard(number, compose(), resolve, most_bad=most_bad), before, expected, redactor)
+        _judge(Shard(number, compose(), resolve, most_bad=most_bad), before, expected, redactor, fleets[0])
         rulebook = resolve(start.rulebook) if start.rulebook else compose()
         fresh = Shard(number, rulebook, resolve, most_bad=most_bad, from_ms=start.stream_ms)
-        _judge(fresh, after, expected, redactor)
+        _judge(fresh, after, expected, redactor, fleets[1])
     return expected
 
 
-def _judge(shard: Shard, entries: Iterable[RawEntry], expected: Expected, redactor: Redactor | None) -> None:
+def _judge(
+    shard: Shard, entries: Iterable[RawEntry], expected: Expected, redactor: Redactor | None, fleet: Fleet
+) -> None:
     for entry in entries:
         batch = decode([entry])
         for mark in batch.marks:
             expected.marks[mark.kind.value if mark.kind else "unreadable"] += 1
         output = shard.process(batch)
         expected.stats = ShardStats(*(a + b for a, b in zip(expected.stats, output.stats, strict=True)))
-        _gather(output, expected, redactor)
+        incidents = [row for minutes in output.closed for row in fleet.process(minutes)]
+        _gather(output._replace(incidents=incidents), expected, redactor)
 
 
 def _gather(output: ShardOutput, expected: Expected, redactor: Redactor | None) -> None:

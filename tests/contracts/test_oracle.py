@@ -8,24 +8,30 @@ from itertools import islice
 
 import pytest
 
+from analytics.fleet import Fleet
 from analytics.rulebook import Rulebook, compose
 from analytics.shard import Shard
-from connectors.postgres import Connection, Progress, connect
+from connectors.postgres import Connection, Progress, connect, put_rulebook
 from connectors.postgres_writer import Writer
-from flows.rulebooks import resolver
+from flows.rulebooks import control, resolver
 from models.records.columns import decode
+from models.records.entry import encode
 from models.records.errors import ConfigError
 from models.records.event import SHARDS
 from models.records.raw import RawEntry
 from tests.contracts import oracle
-from tests.faults.harness import story
+from tests.faults.harness import BEGINS, Told, story
+
+RULEBOOK = compose(fleet={"learning_minutes": 5})
 
 
 @pytest.fixture(scope="module")
 def log() -> dict[int, list[RawEntry]]:
-    """Half an hour of a story, as it would be read back."""
+    """Half an hour of a story, as it would be read back, with rules that let the fleet say something so soon."""
     entries: dict[int, list[RawEntry]] = {shard: [] for shard in range(SHARDS)}
-    for told in story(11, hours=0.5):
+    first_ms = int(BEGINS * 1000)
+    rules = encode(control(RULEBOOK, first_ms))
+    for told in (*(Told(shard, first_ms, *rules) for shard in range(SHARDS)), *story(11, hours=0.5)):
         of_shard = entries[told.shard]
         of_shard.append(RawEntry(len(of_shard) + 1, told.at_ms, len(of_shard), (told.name, told.value)))
     return entries
@@ -36,14 +42,19 @@ def expected(log: dict[int, list[RawEntry]]) -> oracle.Expected:
     """What the oracle says of it."""
 
     def resolve(digest: str) -> Rulebook:
-        raise ConfigError(f"rulebook {digest}: not in PostgreSQL")
+        if digest != RULEBOOK.digest:
+            raise ConfigError(f"rulebook {digest}: not in PostgreSQL")
+        return RULEBOOK
 
     return oracle.replay(log, resolve)
 
 
 @pytest.fixture
 def judged(log: dict[int, list[RawEntry]], database: str) -> Iterator[Connection]:
-    """What shards and writer made of it, in batches of 37."""
+    """What shards, fleet and writer made of it, in batches of 37."""
+    with connect(database) as connection:
+        put_rulebook(connection, RULEBOOK.digest, RULEBOOK.body, created_by="test")
+    fleet = Fleet()
     resolve = resolver(database)
     writer = Writer(database, clock=time.time, monotonic=time.monotonic)
     for number, entries in log.items():
@@ -51,7 +62,8 @@ def judged(log: dict[int, list[RawEntry]], database: str) -> Iterator[Connection
         while some := list(islice(left, 37)):
             output = shard.process(decode(some))
             at = Progress(f"{some[-1].entry_ms}-0", shard.position, shard.stream_ms, shard.rulebook.digest)
-            writer.wait(writer.submit(number, output, at))
+            incidents = [row for minutes in output.closed for row in fleet.process(minutes)]
+            writer.wait(writer.submit(number, output._replace(incidents=incidents), at))
     writer.close()
     with connect(database) as connection:
         yield connection
@@ -92,6 +104,7 @@ PLANTS = {
     "a lost failure": (lost("failures"), "I4 failures", "is missing"),
     "a lost finding": (lost("findings"), "I4 findings", "is missing"),
     "a lost minute": (lost("aggregates"), "I4 aggregates", "is missing"),
+    "a lost incident": (lost("incidents"), "I4 incidents", "is missing"),
     "a lost dead letter": (lost("dead_letters"), "I5", "dead letters"),
     "a lost decision": (lost("decisions"), "I5 failure", "nothing was decided"),
     "a failure nobody explained": (lost("failures", "job_id IS NOT NULL"), "I5 event", "there is no failure of it"),

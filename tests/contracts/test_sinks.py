@@ -17,7 +17,7 @@ from bytewax.testing import TestingSource, run_main
 
 from connectors.postgres import connect, migrate, read_progress
 from connectors.postgres_rows import TABLES
-from connectors.postgres_sink import Item, PostgresSink, PostgresSinkPartition
+from connectors.postgres_sink import FLEET, Item, PostgresSink, PostgresSinkPartition
 from connectors.postgres_writer import BadRow, Limits, Writer
 from flows.embedded import EmbeddedPostgres
 from models.records.event import SHARDS
@@ -29,12 +29,14 @@ from tests.connectors.outputs import (
     failure,
     fault,
     finding,
+    incident,
     job_hour,
     letter,
     progress,
 )
 
 KEYS = {f"salted-{shard}-{shard * 7}": shard for shard in range(SHARDS)}
+PARTS = {**KEYS, "fleet": FLEET}
 BATCHES = 40
 
 
@@ -68,7 +70,7 @@ def postgres_case(url: str) -> Case:
         with connect(url) as connection:
             return {shard: reached.position for shard, reached in read_progress(connection).items()}
 
-    return Case(lambda: PostgresSink(KEYS, open_writer), rows, positions, retries)
+    return Case(lambda: PostgresSink(PARTS, open_writer), rows, positions, retries)
 
 
 @pytest.fixture(params=["postgres"])
@@ -103,17 +105,18 @@ def item(number: int) -> Item:
         [letter(number)],
         [diagnosis(n) for n in own[:5]],
         [fault(number)],
-        job_hours=[job_hour(n) for n in own[:4]],
+        [job_hour(n) for n in own[:4]],
+        [incident(n) for n in own[:1]],
     )
     return said, progress(number)
 
 
-def test_parts_are_the_shards_and_keys_find_theirs(sink: Case) -> None:
+def test_parts_are_the_shards_and_the_fleet_and_keys_find_theirs(sink: Case) -> None:
     target = sink.open()
     parts = target.list_parts()
     assert parts == sorted(parts)
-    assert len(parts) == SHARDS
-    assert [parts[target.part_fn(key)] for key in KEYS] == [f"{shard:02d}" for shard in KEYS.values()]
+    assert len(parts) == SHARDS + 1
+    assert [parts[target.part_fn(key)] for key in PARTS] == [f"{part:02d}" for part in PARTS.values()]
 
 
 def test_what_a_snapshot_covers_is_there(sink: Case, parts: Callable[[int], PostgresSinkPartition]) -> None:
@@ -131,6 +134,7 @@ def test_what_a_snapshot_covers_is_there(sink: Case, parts: Callable[[int], Post
         "diagnoses": 15,
         "detector_faults": 3,
         "job_hours": 12,
+        "incidents": 3,
     }
     assert sink.positions() == {3: 3}
 
@@ -218,10 +222,13 @@ def test_a_value_that_cannot_be_held_stops_the_flow_and_is_named(
 
 def test_a_dataflow_writes_through_it(sink: Case) -> None:
     said = [(key, item(number * SHARDS + shard)) for number in range(1, 4) for key, shard in KEYS.items()]
+    told = ShardOutput([], [], [], [], [], incidents=[incident(1), incident(1, 1)]), None
+    said += [("fleet", told)] * 2
     flow = Dataflow("sinks")
     op.output("sink", op.input("source", flow, TestingSource(said, batch_size=5)), sink.open())
     run_main(flow)
-    assert sink.rows()["failures"].total() == len(said) * 10
+    assert sink.rows()["failures"].total() == 3 * SHARDS * 10
+    assert sink.rows()["incidents"].total() == 3 * SHARDS + 2
     assert sink.positions() == {shard: 3 * SHARDS + shard for shard in range(SHARDS)}
 
 
@@ -262,5 +269,6 @@ def test_a_server_that_is_killed_while_it_writes_has_every_snapshot_exactly_once
         "diagnoses": (BATCHES * 10,) * 2,
         "detector_faults": (BATCHES * 2,) * 2,
         "job_hours": (BATCHES * 8,) * 2,
+        "incidents": (BATCHES * 2,) * 2,
     }
     assert sink.positions() == {0: BATCHES * 2, 1: BATCHES * 2 + 1}

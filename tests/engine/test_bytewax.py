@@ -26,8 +26,10 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
+from connectors.postgres_sink import FLEET
 from connectors.redis_source import KEYS, Lead
 from flows.embedded import free_port
+from flows.heal import FLEET_KEY
 from tests.helpers import wait_until
 
 MASK = (1 << 64) - 1
@@ -211,6 +213,10 @@ def flow_input(flow: Any, source: Any) -> Any:
 
 def test_our_keys_are_salted_as_the_engine_hashes() -> None:
     assert [siphash13(key.encode() + b"\xff") % 12 for key in KEYS] == list(range(12))
+
+
+def test_the_fleet_and_its_partition_of_the_sink_are_on_the_same_worker() -> None:
+    assert siphash13(FLEET_KEY.encode() + b"\xff") % 12 == FLEET % 12
 
 
 class Watched:

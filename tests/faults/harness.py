@@ -44,10 +44,11 @@ from flows import supervise
 from flows.rulebooks import resolver
 from flows.supervise import dies_with_parent
 from models.records.entry import Encoding, Entry, Kind, encode
-from models.records.event import SHARDS, Event, shard_of
+from models.records.event import SHARDS, Event, Outcome, shard_of
 from models.records.evidence import Evidence, Line, Reading
 from models.records.payload import from_json, to_bytes, to_packed, to_protobuf
 from tests.contracts import oracle
+from tests.events import make_event
 from tests.helpers import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -102,7 +103,7 @@ def normalise(delivery: Delivery, redactor: Redactor) -> Said:
 def story(seed: int, *, hours: float = 1.5, poison: bool = True) -> list[Told]:
     """A log of some `hours`, about 3,000 entries each, in the order in which it is to be published."""
     rng = random.Random(f"story {seed}")
-    entries = [*_events(rng, seed, hours), *_more_events(rng, seed, hours)]
+    entries = [*_events(rng, seed, hours), *_more_events(rng, seed, hours), *_outage(rng, hours)]
     first, last = int(BEGINS * 1000), max(entry.at_ms for entry in entries)
     for shard in range(SHARDS):
         beats = range(first, last + 6 * _HEARTBEAT_MS, _HEARTBEAT_MS)
@@ -145,6 +146,19 @@ def _more_events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
         encoding = rng.choice((Encoding.JSON, Encoding.PROTOBUF))
         at_ms = workload.milliseconds(event.timestamp)
         yield told(shard, at_ms, Kind.EVENT, encoding, to_bytes(event, encoding))
+        yield from _evidence(rng, shard, at_ms, Entry(Kind.EVENT, Encoding.JSON, at_ms, to_bytes(event, Encoding.JSON)))
+
+
+def _outage(rng: random.Random, hours: float) -> Iterator[Told]:
+    """A registry that is away for a tenth of the story, and after it is back a few failures more."""
+    began_ms, takes_ms = BEGINS * 1000 + hours * 0.75 * 3_600_000, hours * 0.1 * 3_600_000
+    for number in range(240):
+        at_ms = int(began_ms + takes_ms * (rng.random() if number < 230 else rng.uniform(1, 2)))
+        where = {"instance": "hub", "repository": f"org/away-{number % 60}", "runner_labels": ["pool-7"]}
+        run: dict[str, Any] = {"pipeline_id": f"away {number}", "job_id": f"away {number}", **where}
+        event = make_event(Outcome.FAILED, at_ms, step="Initialize containers", duration_ms=9000, **run)
+        shard = shard_of("hub", event.repository)
+        yield told(shard, at_ms, Kind.EVENT, Encoding.JSON, to_bytes(event, Encoding.JSON))
         yield from _evidence(rng, shard, at_ms, Entry(Kind.EVENT, Encoding.JSON, at_ms, to_bytes(event, Encoding.JSON)))
 
 
