@@ -16,6 +16,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from benchmarks.world import api_circleci, api_github, api_gitlab, api_jenkins, truth
@@ -101,7 +102,7 @@ class Api:
                 found[0].handler(self.site, found[1])
             return fault.answer()
         answer = found[0].handler(self.site, found[1])
-        return Answer(answer.status, answer.body, {**self._headers(platform, asked), **answer.headers}, answer.after)
+        return replace(answer, headers={**self._headers(platform, asked), **answer.headers})
 
     def _closed(self, platform: str, asked: Asked) -> Answer | None:
         """How somebody is turned away who does not show the right credential."""
@@ -111,7 +112,8 @@ class Api:
         if not shown or shown not in {reads, acts, password}:
             return _REFUSED[platform](401, "Bad credentials")
         if asked.method not in _READING and acts is not None and shown == reads:
-            return _REFUSED[platform](403, _FORBIDDEN[platform])
+            answer = _REFUSED[platform](403, _FORBIDDEN[platform])
+            return replace(answer, headers={**answer.headers, "x-accepted-github-permissions": "actions=write"})
         if asked.method not in _READING and shown == password and not _has_crumb(asked.headers):
             return api_jenkins.no_crumb()
         return None
@@ -129,7 +131,7 @@ class Api:
             return None
         if platform == "github":
             answer = api_github.refused(403, "API rate limit exceeded for user ID 999.")
-            return Answer(403, answer.body, {**answer.headers, **self._headers(platform, asked)})
+            return replace(answer, headers={**answer.headers, **self._headers(platform, asked)})
         wait = str(max(1, round(began + seconds - now)))
         return Answer(429, b"Retry later\n", {"content-type": "text/plain", "retry-after": wait})
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.world.records import Attempt, Ending, JobRun, Run
 from benchmarks.world.sim import ALL, FAILED
-from benchmarks.world.site import Question, Route, Site, said
+from benchmarks.world.site import GUARD, Question, Route, Site, said
 from benchmarks.world.web import Answer
 
 _WORDS: Final = {
@@ -148,8 +148,21 @@ def _list_pipelines(site: Site, asked: Question) -> Answer:
     return _items([_pipeline(run, site) for run in runs[:20]])
 
 
+def _me(_site: Site, _asked: Question) -> Answer:
+    return said(200, {"id": "6f1c0a52-0d8e-4f6b-9d52-4f8b8f9a7c11", "login": GUARD.login, "name": GUARD.name})
+
+
+def _get_project(site: Site, asked: Question) -> Answer:
+    repository = site.repository("circleci", f"{asked.named['org']}/{asked.named['repo']}")
+    if repository is None:
+        return refused(404, "Project not found.")
+    return said(200, {"id": repository.uid, "slug": f"gh/{repository.full_name}", "name": repository.name})
+
+
 _RERUN: Final = {"jobs": list, "from_failed": bool, "sparse_tree": bool, "enable_ssh": bool}
 ROUTES: Final = (
+    Route("GET", f"{_API}/me", _me),
+    Route("GET", f"{_API}/project/gh/{{org}}/{{repo}}", _get_project),
     Route("GET", f"{_API}/workflow/{{workflow}}", _on_workflow(_get_workflow)),
     Route("GET", f"{_API}/workflow/{{workflow}}/job", _on_workflow(_list_jobs), _TOKEN),
     Route("POST", f"{_API}/workflow/{{workflow}}/rerun", _on_workflow(_rerun), body=_RERUN),

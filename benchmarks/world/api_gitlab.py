@@ -120,7 +120,12 @@ def _get_project(site: Site, asked: Question) -> Answer:
     repository = _of(site, asked)
     if repository is None:
         return _missing()
-    return said(200, {"id": repository.number, "path_with_namespace": repository.full_name})
+    member = {"project_access": {"access_level": 30}, "group_access": None}
+    return said(200, {"id": repository.number, "path_with_namespace": repository.full_name, "permissions": member})
+
+
+def _get_token(_site: Site, _asked: Question) -> Answer:
+    return said(200, {"id": 1, "name": "pipeline-guard", "scopes": ["api"], "active": True, "revoked": False})
 
 
 def _get_pipeline(site: Site, asked: Question, run: Run) -> Answer:
@@ -242,6 +247,7 @@ _list_issues, _add_issue = _notes("issues", "")
 _ISSUE: Final = {"title": str, "description": str, "labels": str}
 
 ROUTES: Final = (
+    Route("GET", "/personal_access_tokens/self", _get_token),
     Route("GET", _PROJECT, _get_project),
     Route("GET", f"{_PROJECT}/pipelines", _list_pipelines, _PAGED | {"ref"}),
     Route("GET", f"{_PROJECT}/pipelines/{{pipeline_id}}", _on_pipeline(_get_pipeline)),

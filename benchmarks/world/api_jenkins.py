@@ -121,7 +121,12 @@ def _crumb(_site: Site, _asked: Question) -> Answer:
     return said(200, body, set_cookie=f"{SESSION}; Path=/; HttpOnly")
 
 
+def _who_am_i(_site: Site, _asked: Question) -> Answer:
+    return said(200, {"anonymous": False, "authenticated": True, "name": GUARD.login, "authorities": ["authenticated"]})
+
+
 ROUTES: Final = (
+    Route("GET", "/whoAmI/api/json", _who_am_i),
     Route("GET", f"{_JOB}/api/json", _get_job, _TREE),
     Route("GET", f"{_BUILD}/api/json", _on_build(_get_build), _TREE),
     Route("POST", f"{_BUILD}/replay/rebuild", _on_build(_rebuild)),

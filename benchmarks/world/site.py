@@ -69,8 +69,8 @@ class Route:
     def fault(self, query: Mapping[str, str], body: object) -> str | None:
         """What does not fit, if anything."""
         unknown = next((name for name in query if name not in self.query), None)
-        if unknown is not None:
-            return f"query {unknown}"
+        if unknown is not None or not all(query.get(name, "1").isdigit() for name in ("page", "per_page")):
+            return f"query {unknown or 'page'}"
         if not isinstance(body, dict):
             return "body"
         wrong = [name for name, value in body.items() if not isinstance(value, self.body.get(name, _Nothing))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,11 +11,12 @@ import msgspec
 
 from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import Found, Get, JobRun, NotThere, Steps, TryLater, meaning, number, segments
-from connectors.platforms.calls import circleci as calls
+from connectors.platforms.calls import circleci as acts
 from connectors.platforms.messages import Messages
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import tell
 from models.records.calls import Call
 from models.records.errors import BadSignature
@@ -128,11 +129,15 @@ class CircleCI(Platform):
 
     def ask(self, call: Call) -> Acting | None:
         """See connectors/platforms/calls/circleci.py."""
-        return calls.ask(call)
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/circleci.py."""
+        return acts.rights(repository, calls)
 
     def look(self, call: Call) -> Looking:
         """See connectors/platforms/calls/circleci.py."""
-        return calls.look(call, self.OUTCOME)
+        return acts.look(call, self.OUTCOME)
 
 
 class _Action(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Final
 from urllib.parse import parse_qsl
@@ -24,10 +24,12 @@ from connectors.platforms.asking import (
     segments,
     until,
 )
-from connectors.platforms.calls import github as calls
+from connectors.platforms.calls import github as acts
+from connectors.platforms.calls import github_past as past
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import MAX_EXCERPT_BYTES, tell
 from models.records.calls import Call
 from models.records.errors import BadSignature, MalformedPayload
@@ -124,15 +126,19 @@ class GitHub(Platform):
 
     def ask(self, call: Call) -> Acting | None:
         """See connectors/platforms/calls/github.py."""
-        return calls.ask(call)
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/github.py."""
+        return acts.rights(repository, calls)
 
     def look(self, call: Call) -> Looking:
         """See connectors/platforms/calls/github.py."""
-        return calls.look(call, self.OUTCOME)
+        return acts.look(call, self.OUTCOME)
 
-    def recent(self, repository: str, since: str, instance: str) -> Talk[calls.Recent]:
+    def recent(self, repository: str, since: str, instance: str) -> Talk[past.Recent]:
         """What the webhooks of a repository should have told after `since`, for a time of which nobody knows."""
-        return calls.recent(repository, since, lambda kind, body: _READERS[kind](body, instance).events)
+        return past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance).events)
 
 
 def _of_log(reply: Reply) -> Ending:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import JobRun, Steps
+from connectors.platforms.rights import Asked
 from models.records.calls import Call
 from models.records.event import Event, PlatformName
 
@@ -98,6 +99,13 @@ class Platform(ABC):
         """How `call` is carried out, at most one thing that cannot be repeated in it; None where it cannot be.
 
         It is held as connectors/platforms/acting.py says; an id that no address can be made of ends it at once.
+        """
+        raise NotImplementedError
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """What the credential lacks to do `calls` (the names that they have as JSON), as far as the platform tells.
+
+        `repository` is one of those that it is to be done in.
         """
         raise NotImplementedError
 

@@ -5,7 +5,8 @@ Not v3: a rerun there takes `from_failed`, does not know it, and runs everything
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -25,12 +26,20 @@ from connectors.platforms.acting import (
 )
 from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.reading import Fields
+from connectors.platforms.rights import READ, Asked, Needs, Rights, needed
 from models.records.calls import Call, Cancel, Done, Refusal, Refused, Rerun, RerunFailed, RerunJob, Result, RunState
 from models.records.event import Outcome
 
 _BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
 # https://support.circleci.com: what it says with a 400 where nothing is wrong with the request.
 _STATE_WORDS: Final = ("not rerunnable", "still running", "cannot be rerun", "cannot be canceled", "too old", "90 days")
+
+# https://circleci.com/docs/guides/toolkit/managing-api-tokens/: a person's token, which may what the person may.
+NEEDS: Final[Needs] = {
+    READ: frozenset({"a person who may read the project"}),
+    **dict.fromkeys(("rerun", "rerun_failed", "rerun_job", "cancel"), frozenset({"a person who may write there"})),
+}
 
 
 def ask(call: Call) -> Acting | None:
@@ -50,6 +59,22 @@ def _asking(call: Call) -> Asking[Result] | None:
         case Cancel():
             return _cancel(call)
     return None  # caches cannot be cleared, only given other keys; and there is nothing to say anything under
+
+
+def rights(name: str, calls: Collection[str]) -> Asked:
+    """Whose a token is, and whether that person sees the project `name`; what else the person may is not told.
+
+    https://circleci.com/docs/api/v2/#operation/getCurrentUser and #operation/getProjectBySlug
+    """
+    return conversation(_rights(name, needed(NEEDS, (READ, *calls))), judge)
+
+
+def _rights(name: str, wanted: frozenset[str]) -> Asking[Rights]:
+    person = answered((yield _get("/me")))
+    slug = "/".join(segments(name, "repository", least=3, most=3))
+    reply = yield replace(_get(f"/project/{slug}"), takes=lambda reply: reply.status == _NOT_FOUND)
+    missing = NEEDS[READ] if reply.status == _NOT_FOUND else frozenset()
+    return Rights(person.text("login"), tuple(missing), tuple(sorted(wanted - NEEDS[READ])))
 
 
 def look(call: Call, outcomes: Mapping[str, Outcome]) -> Looking:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import parse_qs, urlencode, urlsplit
-
-import msgspec
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlencode
 
 from connectors.platforms.acting import (
     JSON,
@@ -17,7 +16,6 @@ from connectors.platforms.acting import (
     Looking,
     Send,
     Stop,
-    Talk,
     answered,
     conversation,
     encoded,
@@ -26,8 +24,9 @@ from connectors.platforms.acting import (
     message,
     words,
 )
-from connectors.platforms.asking import Reply, number, segments, until
+from connectors.platforms.asking import Reply, number, retry_after, segments, until
 from connectors.platforms.reading import Fields, decode_objects
+from connectors.platforms.rights import READ, Asked, Needs, Rights, lacking, needed
 from models.records.calls import (
     Call,
     Cancel,
@@ -44,16 +43,14 @@ from models.records.calls import (
     RunState,
     Unavailable,
 )
-from models.records.errors import MalformedPayload
-from models.records.event import Event, Outcome
+from models.records.event import Outcome
 
-_ACCEPT: Final = {"accept": "application/vnd.github+json"}
+ACCEPT: Final = {"accept": "application/vnd.github+json"}
 _LIMITED: Final = frozenset({403, 429})
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
+_NO_SUCH_RUN: Final = frozenset({404, 409, 422})
 _SECONDARY_LIMIT_SECONDS: Final = 60.0
-_TAKEN: Final = range(200, 400)
-_FAILED: Final = frozenset({"failure", "timed_out", "startup_failure"})
 _DIGITS: Final = 10  # of Unix seconds, for a while
 
 # What it says with a 403 where it is not a matter of rights. Seen at the API; its description names none of them.
@@ -64,14 +61,16 @@ _FORBIDDEN_WORDS: Final = {
 }
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """One attempt to deliver a webhook. Attempts with the same `guid` tried to deliver the same."""
-
-    id: int
-    guid: str
-    delivered_at: str
-    status_code: int  # 0 where there was no answer in time
-    event: str
+# https://docs.github.com/en/rest/authentication/permissions-required-for-github-apps: of fine-grained tokens as well.
+NEEDS: Final[Needs] = {
+    READ: frozenset({"actions=read"}),
+    **dict.fromkeys(("rerun", "rerun_failed", "rerun_job", "cancel", "clear_caches"), frozenset({"actions=write"})),
+    "comment": frozenset({"contents=read", "pull_requests=write"}),
+    "open_issue": frozenset({"issues=write"}),
+    "reconcile": frozenset({"repository_hooks=write"}),
+}
+# https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/scopes-for-oauth-apps: of classic tokens.
+_SCOPES: Final = {"repo": frozenset().union(*NEEDS.values()), "admin:repo_hook": NEEDS["reconcile"]}
 
 
 def ask(call: Call) -> Acting | None:
@@ -97,6 +96,48 @@ def _asking(call: Call) -> Asking[Result] | None:
         case OpenIssue():
             return _issue(call)
     return None  # of a run, no single job can be cancelled
+
+
+def rights(name: str, calls: Collection[str]) -> Asked:
+    """What a token lacks to do `calls` in the repository `name`.
+
+    https://docs.github.com/en/rest/using-the-rest-api/troubleshooting-the-rest-api: an answer names the scopes of a
+    classic token, and a refusal the permissions that would have been accepted. What a fine-grained token may is not
+    told before. So reading is tried, and stopping a run that there is not: who may not is refused before that shows.
+    """
+    return conversation(_rights(name, needed(NEEDS, (READ, *calls))), judge)
+
+
+def _rights(name: str, wanted: frozenset[str]) -> Asking[Rights]:
+    actions = f"{repository(name)}/actions/runs"
+    reply = yield replace(get(actions, per_page=1), takes=_is_forbidden)
+    scopes = reply.headers.get("x-oauth-scopes")
+    if scopes is not None:
+        given = [scope.strip() for scope in scopes.split(",")]
+        missing = lacking(wanted, given, implied=_SCOPES)
+        return Rights(missing=(f"repo, for {', '.join(missing)}",) if missing else ())
+    missing = [*_accepted(reply)]
+    if "actions=write" in wanted and not missing:
+        reply = yield Send("POST", f"{actions}/0/cancel", ACCEPT, takes=_is_forbidden_or_gone)
+        missing += _accepted(reply)
+    unproven = sorted(wanted - {"actions=read", "actions=write"})
+    return Rights(missing=tuple(missing), unproven=tuple(unproven))
+
+
+def _is_forbidden(reply: Reply) -> bool:
+    return reply.status == _FORBIDDEN and judge(reply) is None and retry_after(reply) is None
+
+
+def _is_forbidden_or_gone(reply: Reply) -> bool:
+    return _is_forbidden(reply) or reply.status in _NO_SUCH_RUN
+
+
+def _accepted(reply: Reply) -> list[str]:
+    """What a refusal says would have been accepted: `actions=write`, of which one after `;` would do as well."""
+    if reply.status != _FORBIDDEN:
+        return []
+    named = reply.headers.get("x-accepted-github-permissions", "").partition(";")[0]
+    return [part.strip() for part in named.split(",") if part.strip()] or [message(reply) or "some permission"]
 
 
 def look(call: Call, outcomes: Mapping[str, Outcome]) -> Looking:
@@ -130,19 +171,20 @@ def repository(name: str) -> str:
     return "/repos/{}/{}".format(*segments(name, "repository", least=2, most=2))
 
 
-def _get(path: str, **query: object) -> Send:
-    return Send("GET", f"{path}?{urlencode(query)}" if query else path, _ACCEPT)
+def get(path: str, **query: object) -> Send:
+    """Ask for what stands at `path`."""
+    return Send("GET", f"{path}?{urlencode(query)}" if query else path, ACCEPT)
 
 
 def _write(method: str, path: str, **fields: object) -> Send:
-    return Send(method, path, {**_ACCEPT, **JSON}, encoded(**fields), changes=True)
+    return Send(method, path, {**ACCEPT, **JSON}, encoded(**fields), changes=True)
 
 
 def _rerun(call: Call, kind: str, number_: str | None, verb: str) -> Asking[Result]:
     # https://docs.github.com/en/rest/actions/workflow-runs#re-run-a-workflow and
     # https://docs.github.com/en/rest/actions/workflow-jobs#re-run-a-job-from-a-workflow-run
     path = f"{repository(call.repository)}/actions/{kind}/{number(number_, 'id')}/{verb}"
-    answered((yield Send("POST", path, _ACCEPT, changes=True)))
+    answered((yield Send("POST", path, ACCEPT, changes=True)))
     return Done(attempt=call.attempt + 1)
 
 
@@ -150,7 +192,7 @@ def _cancel(call: Cancel) -> Asking[Result]:
     # https://docs.github.com/en/rest/actions/workflow-runs#cancel-a-workflow-run; 409 where it has ended
     verb = "force-cancel" if call.force else "cancel"
     path = f"{repository(call.repository)}/actions/runs/{number(call.pipeline_id, 'pipeline_id')}/{verb}"
-    answered((yield Send("POST", path, _ACCEPT, changes=True)))
+    answered((yield Send("POST", path, ACCEPT, changes=True)))
     return Done()
 
 
@@ -159,11 +201,11 @@ def _clear(call: ClearCaches) -> Asking[Result]:
     path = f"{repository(call.repository)}/actions/caches"
     narrowed = {name: value for name, value in (("key", call.key_prefix), ("ref", call.ref)) if value is not None}
     for _ in range(MOST_PAGES):
-        reply = yield _get(path, **narrowed, per_page=PAGE)
+        reply = yield get(path, **narrowed, per_page=PAGE)
         caches = answered(reply).each("actions_caches")
         for cache in caches:
             one = f"{path}/{number(cache.identity('id'), 'id')}"
-            yield Send("DELETE", one, _ACCEPT, changes=True, takes=_is_gone)
+            yield Send("DELETE", one, ACCEPT, changes=True, takes=_is_gone)
         if len(caches) < PAGE:
             break
     return Done()
@@ -207,7 +249,7 @@ def _find(path: str, marker: str, **query: object) -> Asking[Fields | None]:
     """What has `marker` in its body, among the first thousand that are listed at `path`."""
     mark = hidden(marker)
     for page in range(1, MOST_PAGES + 1):
-        things = decode_objects((yield _get(path, **query, per_page=PAGE, page=page)).body)
+        things = decode_objects((yield get(path, **query, per_page=PAGE, page=page)).body)
         for thing in things:
             if mark in (thing.text("body", None) or ""):
                 return thing
@@ -219,11 +261,11 @@ def _find(path: str, marker: str, **query: object) -> Asking[Fields | None]:
 def _look(call: Call, outcomes: Mapping[str, Outcome]) -> Asking[RunState]:
     # https://docs.github.com/en/rest/actions/workflow-runs#get-a-workflow-run: a rerun keeps the id, raises the attempt
     actions = f"{repository(call.repository)}/actions/runs"
-    run = answered((yield _get(f"{actions}/{number(call.pipeline_id, 'pipeline_id')}", exclude_pull_requests="true")))
+    run = answered((yield get(f"{actions}/{number(call.pipeline_id, 'pipeline_id')}", exclude_pull_requests="true")))
     attempt, branch = run.count("run_attempt") or 1, run.text("head_branch")
     newest = run
     if branch is not None:
-        reply = yield _get(actions, branch=branch, per_page=20, exclude_pull_requests="true")
+        reply = yield get(actions, branch=branch, per_page=20, exclude_pull_requests="true")
         newest = _newest(run, answered(reply).each("workflow_runs"))
     status, conclusion = run.text("status"), run.text("conclusion")
     word = conclusion if status == "completed" else status
@@ -242,110 +284,3 @@ def _newest(run: Fields, others: list[Fields]) -> Fields:
     source = run.inner("head_repository").text("full_name")
     same = [other for other in others if other.inner("head_repository").text("full_name") == source]
     return max((run, *same), key=lambda one: int(number(one.identity("id"), "id")))
-
-
-class Recent(NamedTuple):
-    """What happened of late, as the webhooks would have told it; `unreadable` counts what could not be read."""
-
-    events: list[Event]
-    unreadable: int
-
-
-Read: TypeAlias = Callable[[str, Fields], Sequence[Event]]
-"""The events of a webhook of this kind and body."""
-
-
-def recent(name: str, since: str, read: Read) -> Talk[Recent]:
-    """How the runs stand that were created after `since` (ISO 8601), with the jobs of those that failed.
-
-    https://docs.github.com/en/rest/actions/workflow-runs#list-workflow-runs-for-a-repository: a thousand at most.
-    https://docs.github.com/en/rest/actions/workflow-jobs#list-jobs-for-a-workflow-run-attempt
-    A run and a job are there what `workflow_run` and `workflow_job` hold.
-    """
-    return conversation(_recent(name, since, read), judge)
-
-
-def _recent(name: str, since: str, read: Read) -> Asking[Recent]:
-    actions = f"{repository(name)}/actions/runs"
-    events: list[Event] = []
-    unreadable = 0
-    for run in (yield from _listed(actions, "workflow_runs", created=f">={since}")):
-        bodies = [("workflow_run", run)]
-        if run.text("conclusion") in _FAILED:
-            attempt = f"{actions}/{number(run.identity('id'), 'id')}/attempts/{run.count('run_attempt') or 1}"
-            bodies += [("workflow_job", job) for job in (yield from _listed(f"{attempt}/jobs", "jobs"))]
-        for kind, body in bodies:
-            try:
-                events += read(kind, Fields.of({kind: body, "repository": run.inner("repository")}))
-            except MalformedPayload:
-                unreadable += 1
-    return Recent(events, unreadable)
-
-
-def _listed(path: str, key: str, **query: object) -> Asking[list[Fields]]:
-    things: list[Fields] = []
-    for page in range(1, MOST_PAGES + 1):
-        some = answered((yield _get(path, **query, per_page=PAGE, page=page))).each(key)
-        things += some
-        if len(some) < PAGE:
-            break
-    return things
-
-
-def undelivered(name: str, hook_id: int, since: str) -> Talk[list[Delivery]]:
-    """Of each webhook that was sent after `since` and never taken, the last attempt; the oldest first.
-
-    https://docs.github.com/en/rest/repos/webhooks#list-deliveries-for-a-repository-webhook
-    All are asked for, not those of `status=failure`: that leaves out what was never answered.
-    """
-    return conversation(_undelivered(f"{_hook(name, hook_id)}/deliveries", since), judge)
-
-
-def _undelivered(path: str, since: str) -> Asking[list[Delivery]]:
-    attempts: list[Delivery] = []
-    cursor: dict[str, object] = {}
-    for _ in range(MOST_PAGES):
-        reply = yield _get(path, per_page=PAGE, **cursor)
-        page = _deliveries(reply)
-        attempts += page
-        following = _cursor(reply.headers.get("link", ""))
-        if following is None or not page or page[-1].delivered_at < since:
-            break
-        cursor = {"cursor": following}
-    late = sorted((one for one in attempts if one.delivered_at >= since), key=lambda one: (one.delivered_at, one.id))
-    taken = {one.guid for one in late if one.status_code in _TAKEN}
-    return [one for one in {one.guid: one for one in late}.values() if one.guid not in taken]
-
-
-def redeliver(name: str, hook_id: int, delivery_id: int) -> Acting:
-    """Send it once more: https://docs.github.com/en/rest/repos/webhooks#redeliver-a-delivery-for-a-repository-webhook."""
-    return conversation(_redeliver(f"{_hook(name, hook_id)}/deliveries/{number(delivery_id, 'id')}/attempts"), judge)
-
-
-def _redeliver(path: str) -> Asking[Result]:
-    answered((yield Send("POST", path, _ACCEPT, changes=True)))
-    return Done()
-
-
-def _hook(name: str, hook_id: int) -> str:
-    return f"{repository(name)}/hooks/{number(hook_id, 'hook_id')}"
-
-
-def _deliveries(reply: Reply) -> list[Delivery]:
-    try:  # their ids may be beyond 2^53
-        return msgspec.json.decode(reply.body, type=list[Delivery])
-    except msgspec.MsgspecError as error:
-        raise MalformedPayload(f"deliveries: {error}") from None
-
-
-def _cursor(link: str) -> str | None:
-    """Where the next page begins: https://docs.github.com/en/rest/using-the-rest-api/using-pagination-in-the-rest-api."""
-    for part in link.split(","):
-        address, _, relation = part.partition(";")
-        if 'rel="next"' in relation:
-            try:
-                query = urlsplit(address.strip(" <>")).query
-            except ValueError:
-                return None
-            return next(iter(parse_qs(query).get("cursor", [])), None)
-    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -25,6 +26,7 @@ from connectors.platforms.acting import (
 )
 from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.reading import Fields, decode_objects
+from connectors.platforms.rights import READ, Asked, Needs, Rights, lacking, needed
 from models.records.calls import (
     Call,
     Cancel,
@@ -41,10 +43,20 @@ from models.records.calls import (
 )
 from models.records.event import Outcome
 
-_FORBIDDEN: Final = 403
+_FORBIDDEN, _NOT_FOUND = 403, 404
+_DEVELOPER: Final = 30
 _CANCELLED: Final = frozenset({"canceled", "canceling"})
 # https://docs.gitlab.com/api/graphql/reference/#mutationrunnercacheclear; REST has no such thing.
 _CLEAR: Final = "mutation($p: ProjectID!){ runnerCacheClear(input:{projectId:$p}){ errors } }"
+
+# https://docs.gitlab.com/user/profile/personal_access_tokens/#personal-access-token-scopes, and besides them a role:
+# https://docs.gitlab.com/user/permissions/#cicd
+NEEDS: Final[Needs] = {
+    READ: frozenset({"read_api"}),
+    **dict.fromkeys(
+        ("rerun_failed", "rerun_job", "cancel", "clear_caches", "comment", "open_issue"), frozenset({"api"})
+    ),
+}
 
 
 def ask(call: Call) -> Acting | None:
@@ -68,6 +80,33 @@ def _asking(call: Call) -> Asking[Result] | None:
         case OpenIssue():
             return _issue(call)
     return None  # a pipeline cannot be run again whole, and caches cannot be told apart
+
+
+def rights(name: str, calls: Collection[str]) -> Asked:
+    """What a token lacks to do `calls` in the project `name`: scopes, and the role of Developer.
+
+    https://docs.gitlab.com/api/personal_access_tokens/#get-details-on-the-token
+    https://docs.gitlab.com/api/members/#roles
+    """
+    return conversation(_rights(name, needed(NEEDS, (READ, *calls))), judge)
+
+
+def _rights(name: str, wanted: frozenset[str]) -> Asking[Rights]:
+    token = answered((yield _get("/personal_access_tokens/self")))
+    missing = lacking(wanted, token.texts("scopes"), implied={"api": ("read_api",)})
+    if token.flag("active") is False or token.flag("revoked"):
+        missing.append("a token that is active")
+    seen = yield replace(_get(project(name)), takes=lambda reply: reply.status == _NOT_FOUND)
+    if seen.status == _NOT_FOUND:
+        missing.append("to see the project")
+    elif "api" in wanted and _level(answered(seen).inner("permissions")) < _DEVELOPER:
+        missing.append("the role Developer")
+    return Rights(token.text("name"), tuple(missing), (), token.text("expires_at"))
+
+
+def _level(permissions: Fields) -> int:
+    """The higher of what one is in the project and in its group."""
+    return max(permissions.inner(where).count("access_level") or 0 for where in ("project_access", "group_access"))
 
 
 def look(call: Call, outcomes: Mapping[str, Outcome]) -> Looking:

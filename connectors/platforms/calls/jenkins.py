@@ -5,13 +5,15 @@ Answers to what changes something are redirects, made for browsers. None is foll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from connectors.platforms.acting import Acting, Asking, Looking, Send, answered, conversation, words
 from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.reading import Fields
+from connectors.platforms.rights import READ, Asked, Needs, Rights, needed
 from models.records.calls import (
     Call,
     Cancel,
@@ -31,11 +33,20 @@ from models.records.event import Outcome
 _FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 _FOUND: Final = frozenset({302, 303})
 _FORBIDDEN, _NOT_FOUND = 403, 404
+_NOT_SEEN: Final = frozenset({_FORBIDDEN, _NOT_FOUND})
 _NO_CRUMB: Final = b"No valid crumb"
 _MOST_BUILDS: Final = 30
 
 _BUILD: Final = "number,result,building,actions[causes[userId,shortDescription],lastBuiltRevision[SHA1,branch[name]]]"
 _AGAIN: Final = ("ReplayCause", "RebuildCause")
+
+# https://www.jenkins.io/doc/book/security/access-control/permissions/
+NEEDS: Final[Needs] = {
+    READ: frozenset({"Job/Read"}),
+    **dict.fromkeys(("rerun", "rerun_failed", "rerun_job"), frozenset({"Job/Build"})),
+    "cancel": frozenset({"Job/Cancel"}),
+    "clear_caches": frozenset({"Job/Workspace"}),
+}
 
 
 def ask(call: Call) -> Acting | None:
@@ -53,6 +64,23 @@ def _asking(call: Call) -> Asking[Result] | None:
         case ClearCaches(ref=None, key_prefix=None):
             return _wipe(call)
     return None  # nothing can be said there, and a build has no jobs
+
+
+def rights(name: str, calls: Collection[str]) -> Asked:
+    """Whether a login is somebody at all, and sees the job `name`; what else it may there is not told.
+
+    https://www.jenkins.io/doc/book/security/access-control/
+    """
+    return conversation(_rights(name, needed(NEEDS, (READ, *calls))))
+
+
+def _rights(name: str, wanted: frozenset[str]) -> Asking[Rights]:
+    somebody = answered((yield Send("GET", "/whoAmI/api/json")))
+    anonymous = somebody.flag("anonymous") or not somebody.flag("authenticated")
+    missing = ["a login that Jenkins knows"] if anonymous else []
+    reply = yield replace(_get(job(name), "name"), takes=lambda reply: reply.status in _NOT_SEEN)
+    missing += NEEDS[READ] if reply.status in _NOT_SEEN else ()
+    return Rights(somebody.text("name"), tuple(missing), tuple(sorted(wanted - NEEDS[READ])))
 
 
 def look(call: Call, outcomes: Mapping[str, Outcome]) -> Looking:

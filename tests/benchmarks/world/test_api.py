@@ -19,7 +19,7 @@ from benchmarks.world.web import Asked
 from connectors.platforms import PLATFORMS
 from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
-from connectors.platforms.calls import github
+from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
 from models.records.calls import (
     Ambiguous,
@@ -37,6 +37,7 @@ from models.records.calls import (
 )
 from models.records.event import FAILING, OPEN, Outcome
 from tests.benchmarks.world.apis import CREDENTIALS, Lab, about, rerun_of
+from tests.connectors.platforms.calls import description
 
 each_platform = pytest.mark.parametrize("platform", sorted(PLATFORMS))
 
@@ -362,4 +363,46 @@ def test_what_happened_of_late_is_what_the_webhooks_told() -> None:
     recent = lab.hold("github", GitHub().recent(name, "2020-01-01T00:00:00Z", "main")).ended
     assert recent.unreadable == 0
     assert (str(attempt.run.id), str(job.number)) in {(event.pipeline_id, event.job_id) for event in recent.events}
+    assert not lab.site.invalid
+
+
+def test_requests_and_answers_are_as_github_describes_them() -> None:
+    described = description.github()
+    if described is None:
+        pytest.skip("GitHub's description is not here: ../shared/openapi, or where GUARD_OPENAPI says")
+    lab = Lab()
+    attempt, job = lab.failed("github", kind="flaky")
+    call, run = rerun_of(attempt, job), about(attempt)
+    file = GitHub()
+    talks: list[Any] = [file.look(call), file.recent(run["repository"], "2020-01-01", "main"), file.ask(call)]
+    talks += [file.ask(one) for one in (Cancel(**run), ClearCaches(**run), RerunJob(**about(attempt, job)))]
+    talks += [github.undelivered(run["repository"], 1, "")]
+    seen = 0
+    for talk in talks:
+        for step in lab.hold("github", talk).sent:
+            if described.knows(step.method, step.path):
+                said = lab.ask("github", step)
+                assert isinstance(said, Reply)
+                assert described.faults(step.method, step.path, step.body) == []
+                if said.status < 400:
+                    assert described.answer_faults(step.method, step.path, said.status, said.body) == [], step.path
+                    seen += 1
+    assert seen >= 4
+
+
+@each_platform
+def test_what_a_credential_lacks_is_told_at_the_start(platform: str) -> None:
+    lab = Lab(credentials={**CREDENTIALS, f"{platform}.act": "doer:x"})
+    attempt, _ = lab.failed(platform)
+    name = about(attempt)["repository"]
+    talk = PLATFORMS[platform].rights(name, ["rerun_failed"])
+    assert lab.hold(platform, talk, credential="doer:x").ended.missing == ()
+    assert lab.hold(platform, PLATFORMS[platform].rights(name, []), credential="no:one").ended.refusal is Refusal.LOGIN
+    elsewhere = name.replace("/", "/no-such-")
+    ended = lab.hold(platform, PLATFORMS[platform].rights(elsewhere, []), credential="doer:x").ended
+    assert isinstance(ended, Refused) or ended.missing
+    if platform == "github":
+        reader = lab.hold(platform, PLATFORMS[platform].rights(name, ["rerun_failed"])).ended
+        assert reader.missing == ("actions=write",)
+    assert not lab.site.acts
     assert not lab.site.invalid

@@ -55,6 +55,17 @@ class Description:
                 faults += self._mismatch(name, _typed(source[name], one["schema"]), one["schema"])
         return faults + self._body(operation.get("requestBody"), body)
 
+    def answer_faults(self, method: str, path: str, status: int, body: bytes) -> list[str]:
+        """What is wrong with an answer; nothing if it is as described."""
+        found = self._find(method, urlsplit(path).path)
+        described = found[0]["responses"].get(str(status)) if found is not None else None
+        if described is None:
+            return [f"{status}: not described"]
+        content = self._pointed(described).get("content", {})
+        if "application/json" not in content:
+            return []
+        return self._mismatch("body", json.loads(body), content["application/json"]["schema"])
+
     def _body(self, described: Any, body: bytes) -> list[str]:
         if not body:
             return ["a body is missing"] if described and described.get("required") else []

@@ -10,7 +10,7 @@ import pytest
 
 from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
-from connectors.platforms.calls import github
+from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
 from models.records.calls import Ambiguous, Comment, Done, Refusal, Refused, RunState, Unavailable
 from models.records.event import EventType, Outcome

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.platforms.acting import Send
-from connectors.platforms.calls import github
+from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
 from tests.connectors.platforms.acts import POSSIBLE, all_well, calls, github_run, hold, says
 from tests.connectors.platforms.calls import description
