@@ -36,6 +36,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _USER_AGENT: Final = "pipeline-guard"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_BODILESS: Final = frozenset({"GET", "DELETE"})
 _KEEP_SECONDS: Final = 30.0  # an idle connection
 _DRAINED_BYTES: Final = 16 << 10  # read to the end so that the connection can be used again
 _MOST_ADDRESSES: Final = 3  # tried of one name
@@ -129,6 +130,24 @@ class Answer:
         raise Refused("an answer packed in a way that was not asked for")
 
 
+class Unanswered(Unavailable):
+    """There was no answer. `sent`: some of the request may have gone out."""
+
+    def __init__(self, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.sent = sent
+
+
+class _GoneOut:
+    """Notices when a request begins to go out: https://www.encode.io/httpcore/extensions/#trace."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
+        self.sent = self.sent or "send_request" in event
+
+
 class _Gunzip:
     """Unpacks gzip, of which several may follow each other."""
 
@@ -198,6 +217,28 @@ class Client:
             yield answer
 
     @asynccontextmanager
+    async def send(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"", up: int = 0
+    ) -> AsyncIterator[Answer]:
+        """The answer to a request that may change something, with the credential; no redirect is followed.
+
+        `path` stands behind the base, of which `up` parts are left off first.
+
+        Raises:
+            Unanswered, Refused: as `get` does; whether it was sent is known.
+        """
+        base = self._api.url.rsplit("/", up)[0] if up else self._api.url
+        gone_out = _GoneOut()
+        try:
+            async with self._bounded():
+                named = {**headers, **self._api.headers}
+                asked = self._asked(base + path, "*/*", named, method=method, body=body, trace=gone_out)
+                async with asked as answer:
+                    yield answer
+        except Unavailable as error:
+            raise Unanswered(str(error), sent=gone_out.sent) from None
+
+    @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:
         """What goes wrong within, in our words; and an end to it."""
         try:
@@ -212,14 +253,25 @@ class Client:
 
     @asynccontextmanager
     async def _asked(
-        self, url: str, accept: str, headers: Mapping[str, str], *, redirected: bool = False
+        self,
+        url: str,
+        accept: str,
+        headers: Mapping[str, str],
+        *,
+        redirected: bool = False,
+        method: str = "GET",
+        body: bytes = b"",
+        trace: _GoneOut | None = None,
     ) -> AsyncIterator[Answer]:
         limits = self._limits
         times = (limits.connect_seconds, limits.read_seconds, limits.connect_seconds, limits.total_seconds)
         timeouts = dict(zip(("connect", "read", "write", "pool"), times, strict=True))
         sent = {"host": urlsplit(url).netloc, "user-agent": _USER_AGENT, "accept": accept, "accept-encoding": "gzip"}
+        if body or method not in _BODILESS:
+            sent["content-length"] = str(len(body))
         pairs = list({**sent, **headers}.items())
-        request = httpcore2.Request("GET", url, headers=pairs, extensions={"timeout": timeouts})
+        extensions = {"timeout": timeouts, **({"trace": trace} if trace is not None else {})}
+        request = httpcore2.Request(method, url, headers=pairs, content=body, extensions=extensions)
         response = await self._pool.handle_async_request(request)
         try:
             answer = Answer(response, redirected=redirected, most_bytes=limits.most_bytes)

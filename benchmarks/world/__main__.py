@@ -14,12 +14,18 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.world.deliveries import Source, Weather, deliveries, truth
+from benchmarks.world import truth
+from benchmarks.world.api import LIMITS, Api
+from benchmarks.world.deliveries import Source, Weather, deliveries
+from benchmarks.world.deliveries import truth as truth_of
+from benchmarks.world.faults import FAULTS, Chance
 from benchmarks.world.log_server import LogServer, Troubled
 from benchmarks.world.places import settle
 from benchmarks.world.post import Ledger, Poster
 from benchmarks.world.records import Clock, Happening
-from benchmarks.world.sim import Habits, World
+from benchmarks.world.sim import Habits, Outage, World
+from benchmarks.world.site import Site
+from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import serving
 
 _LOGS_LINGER_SECONDS: Final = 3.0  # logs of the last failures can still be read
@@ -42,12 +48,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lost", type=float, default=0.0, help="share of deliveries that never come")
     add("--ledger", metavar="FILE", help="append what is true and what was answered, as JSON lines")
     add("--connections", type=int, default=32)
-    add(
-        "--logs-port", type=int, help="serve the logs of ended jobs there, as the platforms' APIs do; see log_server.py"
-    )
+    add("--logs-port", type=int, help="serve the platforms' APIs there, and the logs of ended jobs; see api.py")
     add("--logs-json", metavar="FILE", help="the credential that each platform's API wants")
     add("--logs-seconds", type=float, default=0.2, help="how late each answer comes")
-    add("--logs-faults", type=float, default=0.0, help="share of answers that are faults")
+    add("--logs-faults", type=float, default=0.0, help="share of answers with logs that are faults")
+    add("--api-faults", type=float, default=0.0, help="share of all other answers that are faults")
+    add("--api-fault-kinds", default="", help=f"which, by commas: {', '.join(FAULTS)}; all, if none is named")
+    add("--api-limit", action="append", default=[], metavar="PLATFORM=REQUESTS/SECONDS", help="another rate limit")
+    add(
+        "--outage", action="append", default=[], metavar="NAME:FROM:SECONDS", help="in the world's time; no others come"
+    )
+    add("--truth", metavar="FILE", help="write what was true, and what was done about it, as JSON lines at the end")
     return parser.parse_args(argv)
 
 
@@ -57,21 +68,42 @@ def read_sources(where: str) -> dict[str, Source]:
     return msgspec.json.decode(text, type=dict[str, Source])
 
 
-def _told(happenings: Iterator[Happening], ledger: Ledger, logs: LogServer | None) -> Iterator[Happening]:
+def _told(happenings: Iterator[Happening], ledger: Ledger, api: Api | None) -> Iterator[Happening]:
     for happening in happenings:
-        if logs is not None:
-            logs.remember(happening)
-        true = truth(happening)
+        if api is not None:
+            api.remember(happening)
+        true = truth_of(happening)
         if true is not None:
             ledger.write("truth", true)
         yield happening
 
 
-def _log_server(args: argparse.Namespace, clock: Clock) -> LogServer:
+def _api(args: argparse.Namespace, world: World, clock: Clock, poster: Poster) -> Api:
     credentials = msgspec.json.decode(Path(args.logs_json).read_bytes(), type=dict[str, str])
-    server = LogServer(clock, credentials, Troubled(args.logs_seconds, args.logs_faults), seed=args.seed)
-    server.origin = f"http://127.0.0.1:{args.logs_port}"
-    return server
+    logs = LogServer(clock, credentials, Troubled(args.logs_seconds, args.logs_faults), seed=args.seed)
+    logs.origin = f"http://127.0.0.1:{args.logs_port}"
+    kinds = tuple(kind for kind in args.api_fault_kinds.split(",") if kind)
+    limits = {**LIMITS, **dict(map(_limit, args.api_limit))}
+    site = Site(world, clock, poster.posted, poster.again)
+    return Api(site, logs, credentials, Chance(args.api_faults, kinds, seed=args.seed), limits=limits)
+
+
+def _limit(text: str) -> tuple[str, tuple[int, float]]:
+    platform, _, rest = text.partition("=")
+    requests, _, seconds = rest.partition("/")
+    return platform, (int(requests), float(seconds))
+
+
+def _outage(text: str) -> Outage:
+    name, begins, seconds = text.split(":")
+    trouble = next(one for one in OUTAGES if one.name == name)
+    return Outage(float(begins), float(begins) + float(seconds), trouble)
+
+
+def _write_truth(where: str, site: Site, at: float) -> None:
+    lines = [*truth.failures(site, at), *truth.acts(site), {"record": "counts", **truth.counts(site, at)}]
+    lines += [{"record": "invalid_request", "request": request} for request in site.invalid]
+    Path(where).write_bytes(msgspec.json.Encoder().encode_lines(lines))
 
 
 async def _run(args: argparse.Namespace, ledger: Ledger) -> dict[str, object]:
@@ -79,26 +111,30 @@ async def _run(args: argparse.Namespace, ledger: Ledger) -> dict[str, object]:
     began = time.time()
     repositories = settle({n: s.platform for n, s in sources.items()}, seed=args.seed, count=args.repositories)
     habits = Habits(pushes_per_second=args.rate / args.speed)
-    world = World(repositories, habits, seed=args.seed, salt=f"{began:.3f}")
+    outages = sorted(map(_outage, args.outage))
+    world = World(repositories, habits, seed=args.seed, salt=f"{began:.3f}", outages=outages)
     weather = Weather(args.duplicates, args.disorder, args.delayed, args.delay, args.lost)
     clock = Clock(began, args.speed)
-    logs = _log_server(args, clock) if args.logs_port else None
-    happenings = _told(world.happenings(args.duration * args.speed), ledger, logs)
     poster = Poster(args.url, ledger, connections=args.connections)
+    api = _api(args, world, clock, poster) if args.logs_port else None
+    happenings = _told(world.happenings(args.duration * args.speed), ledger, api)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     due = deliveries(happenings, sources, clock, weather, seed=args.seed)
-    async with serving(logs.answer, port=args.logs_port) if logs else nullcontext():
+    async with serving(api.answer, port=args.logs_port) if api else nullcontext():
         await poster.post_all(due, stop)
-        if logs is not None:
+        if api is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOGS_LINGER_SECONDS)
+    if api is not None and args.truth:
+        _write_truth(args.truth, api.site, clock.at(time.time()))
     return {
         "seed": args.seed,
         "seconds": round(time.time() - began, 1),
         "deliveries": poster.statuses.total(),
         "statuses": {str(status): n for status, n in sorted(poster.statuses.items())},
+        **({"truth": truth.counts(api.site, clock.at(time.time())), "faults": dict(api.faults)} if api else {}),
     }
 
 

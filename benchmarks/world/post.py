@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TextIO
+from itertools import count
+from typing import Any, Final, NamedTuple, TextIO
 
 import httpx2
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from benchmarks.world.deliveries import Delivery
 
 TIMEOUT_SECONDS: Final = 10.0  # what GitHub, GitLab and CircleCI allow a receiver
+_MOST_POSTED: Final = 20_000
 NO_ANSWER: Final = 0  # stands for the status where there was none
 
 
@@ -35,8 +37,21 @@ class Ledger:
             self._file.flush()
 
 
+class Posted(NamedTuple):
+    """A delivery that was posted, and what was answered: NO_ANSWER where nothing was."""
+
+    number: int
+    delivery: Delivery
+    at: float  # Unix seconds
+    status: int
+    again: bool
+
+
 class Poster:
-    """Posts to the receiver at `url` over at most `connections` connections that are kept alive."""
+    """Posts to the receiver at `url` over at most `connections` connections that are kept alive.
+
+    `posted` has the latest of what was posted, and `again` posts one once more.
+    """
 
     def __init__(
         self, url: str, ledger: Ledger, *, connections: int = 32, clock: Callable[[], float] = time.time
@@ -48,6 +63,9 @@ class Poster:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, limits=limits, trust_env=False)
         self.statuses: Counter[int] = Counter()
+        self.posted: deque[Posted] = deque(maxlen=_MOST_POSTED)
+        self._numbers = count(10**15)
+        self._again: set[asyncio.Task[None]] = set()
 
     async def post_all(self, due: Iterable[Delivery], stop: asyncio.Event) -> None:
         """Post each delivery at its time, or at once where that has passed, until all are answered or `stop` is set."""
@@ -58,6 +76,16 @@ class Poster:
                     return
                 await self._free.acquire()
                 group.create_task(self._post(delivery))
+
+    def again(self, posted: Posted) -> None:
+        """Post it once more, soon."""
+        task = asyncio.get_running_loop().create_task(self._once_more(posted.delivery))
+        self._again.add(task)
+        task.add_done_callback(self._again.discard)
+
+    async def _once_more(self, delivery: Delivery) -> None:
+        await self._free.acquire()
+        await self._post(delivery, again=True)
 
     async def _wait(self, until: float, stop: asyncio.Event) -> None:
         seconds = until - self._clock()
@@ -70,7 +98,7 @@ class Poster:
         except TimeoutError:
             return
 
-    async def _post(self, delivery: Delivery) -> None:
+    async def _post(self, delivery: Delivery, *, again: bool = False) -> None:
         posted, error = self._clock(), None
         try:
             answer = await self._client.post(
@@ -82,6 +110,7 @@ class Poster:
         finally:
             self._free.release()
         self.statuses[status] += 1
+        self.posted.append(Posted(next(self._numbers), delivery, posted, status, again))
         self._ledger.write(
             "delivery",
             {

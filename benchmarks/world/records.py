@@ -139,6 +139,10 @@ class JobRun:
         """Whether it has ended by `at`."""
         return self.finished_at is not None and self.finished_at <= at
 
+    def began(self, at: float) -> bool:
+        """Whether it had begun by `at`; one that was skipped never does."""
+        return self.started_at <= at and self.ending is not Ending.SKIPPED
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -167,6 +171,10 @@ class Attempt:
     ending: Ending | None
     jobs: tuple[JobRun, ...]
     kept: tuple[JobRun, ...]
+
+    def ended(self, at: float) -> bool:
+        """Whether it has ended by `at`."""
+        return self.finished_at is not None and self.finished_at <= at
 
 
 class What(StrEnum):
@@ -211,6 +219,10 @@ class Clock:
     def seconds(self, at: float) -> float:
         """Unix seconds of `at`."""
         return self.epoch + at / self.speed
+
+    def at(self, seconds: float) -> float:
+        """The simulated time at `seconds` Unix seconds."""
+        return (seconds - self.epoch) * self.speed
 
     def milliseconds(self, at: float) -> int:
         """Unix milliseconds of `at`."""

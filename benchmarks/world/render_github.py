@@ -115,7 +115,7 @@ def _run_event(happening: Happening, clock: Clock) -> dict[str, Any]:
     action, status = _RUN[happening.what]
     return {
         "action": action,
-        "workflow_run": _workflow_run(attempt, status, happening.at, clock),
+        "workflow_run": workflow_run(attempt, status, happening.at, clock),
         "workflow": _workflow(attempt, clock),
         "repository": _full(repository),
         "organization": _organization(repository.owner),
@@ -123,7 +123,8 @@ def _run_event(happening: Happening, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _workflow_run(attempt: Attempt, status: str, at: float, clock: Clock) -> dict[str, Any]:
+def workflow_run(attempt: Attempt, status: str, at: float, clock: Clock) -> dict[str, Any]:
+    """A run as it stands since `at`, in webhooks and at the API."""
     run, repository = attempt.run, attempt.run.repository
     api, page = _api(repository), f"https://github.com/{repository.full_name}"
     self_url = f"{api}/actions/runs/{run.id}"
@@ -195,7 +196,7 @@ def _job_event(happening: Happening, job: JobRun, clock: Clock) -> dict[str, Any
     action, status = _JOB[happening.what]
     event = {
         "action": action,
-        "workflow_job": _workflow_job(attempt, job, status, clock),
+        "workflow_job": workflow_job(attempt, job, status, clock),
         "repository": _full(repository),
         "organization": _organization(repository.owner),
         "sender": _person(attempt.actor),
@@ -214,7 +215,8 @@ def _job_event(happening: Happening, job: JobRun, clock: Clock) -> dict[str, Any
     return event
 
 
-def _workflow_job(attempt: Attempt, job: JobRun, status: str, clock: Clock) -> dict[str, Any]:
+def workflow_job(attempt: Attempt, job: JobRun, status: str, clock: Clock) -> dict[str, Any]:
+    """A job as it stands, in webhooks and at the API."""
     run, api = attempt.run, _api(attempt.run.repository)
     picked = status != "queued" and job.ending is not Ending.SKIPPED
     ended = status == "completed" and job.finished_at is not None

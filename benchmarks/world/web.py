@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 _MOST_HEAD_BYTES: Final = 64 << 10
+_MOST_BODY_BYTES: Final = 1 << 20
 
 
 class Asked(NamedTuple):
@@ -17,6 +18,8 @@ class Asked(NamedTuple):
 
     target: str
     headers: Mapping[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,12 @@ async def serving(answer: Callable[[Asked], Answer], *, port: int = 0) -> AsyncI
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Callable[[Asked], Answer]) -> None:
     while True:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        pairs = (line.partition(":") for line in head[1:] if line)
-        said = answer(Asked(head[0].split(" ")[1], {name.lower(): value.strip() for name, _, value in pairs}))
+        method, target, _ = head[0].split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > _MOST_BODY_BYTES:
+            return
+        said = answer(Asked(target, headers, method, await reader.readexactly(int(length))))
         await asyncio.sleep(said.after)
         if said.body is None:
             return
@@ -69,6 +76,8 @@ async def _send(
     writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str], body: bytes | AsyncIterable[bytes]
 ) -> None:
     length = {"content-length": str(len(body))} if isinstance(body, bytes) else {"transfer-encoding": "chunked"}
+    if status == HTTPStatus.NO_CONTENT:
+        length = {}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{k}: {v}" for k, v in {**length, **headers}.items())]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
     if isinstance(body, bytes):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
+from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import Found, Get, JobRun, NotThere, Steps, TryLater, meaning, number, segments
+from connectors.platforms.calls import circleci as acts
 from connectors.platforms.messages import Messages
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import tell
+from models.records.calls import Call
 from models.records.errors import BadSignature
 from models.records.event import FAILING, OPEN, Event, FailureContext, Metadata, Outcome
 
@@ -32,6 +36,7 @@ class CircleCI(Platform):
     anonymous_logs = True  # of projects that build in public
     # https://circleci.com/docs/guides/security/ip-ranges/: step output is kept in S3.
     log_hosts = ("s3.amazonaws.com", "s3.us-east-1.amazonaws.com")
+    rerun_days = 90  # https://circleci.com/docs/guides/orchestrate/workflows/
 
     # https://circleci.com/docs/outbound-webhooks-reference/ and https://circleci.com/docs/api/v2/: the words of the
     # webhooks (success, failed, error, canceled, unauthorized), of the APIs v1.1, v2 and v3, and of a pipeline's state.
@@ -121,6 +126,18 @@ class CircleCI(Platform):
         if not text_bytes:
             return ended or NotThere("no step wrote anything")
         return Found(next((a.exit_code for a in reversed(failed) if a.exit_code is not None), None))
+
+    def ask(self, call: Call) -> Acting | None:
+        """See connectors/platforms/calls/circleci.py."""
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/circleci.py."""
+        return acts.rights(repository, calls)
+
+    def look(self, call: Call) -> Looking:
+        """See connectors/platforms/calls/circleci.py."""
+        return acts.look(call, self.OUTCOME)
 
 
 class _Action(NamedTuple):

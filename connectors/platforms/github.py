@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Final
 from urllib.parse import parse_qsl
 
+from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.archive import Member
 from connectors.platforms.asking import (
     Ending,
@@ -23,10 +24,14 @@ from connectors.platforms.asking import (
     segments,
     until,
 )
+from connectors.platforms.calls import github as acts
+from connectors.platforms.calls import github_past as past
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import MAX_EXCERPT_BYTES, tell
+from models.records.calls import Call
 from models.records.errors import BadSignature, MalformedPayload
 from models.records.event import FAILING, OPEN, FailureContext, Metadata, Outcome
 
@@ -51,6 +56,8 @@ class GitHub(Platform):
     logins = frozenset({"token"})
     # https://docs.github.com/en/actions/reference/runners/github-hosted-runners: the hosts that keep logs.
     log_hosts = ("blob.core.windows.net", "actions.githubusercontent.com")
+    # https://docs.github.com/en/actions/reference/limits: the one after is no error, but fails without having run.
+    most_reruns, rerun_days = 50, 30
 
     # https://docs.github.com/en/rest/checks/runs, https://docs.github.com/en/rest/actions/workflow-runs and
     # https://docs.github.com/en/rest/commits/statuses: status and conclusion of runs, jobs, steps, checks and suites.
@@ -116,6 +123,22 @@ class GitHub(Platform):
             path = f"{actions}/runs/{number(job.pipeline_id, 'pipeline_id')}/attempts/{job.attempt}/logs"
             ended = _of_log((yield Get(path, text=partial(Member, job.job_name))))
         return ended
+
+    def ask(self, call: Call) -> Acting | None:
+        """See connectors/platforms/calls/github.py."""
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/github.py."""
+        return acts.rights(repository, calls)
+
+    def look(self, call: Call) -> Looking:
+        """See connectors/platforms/calls/github.py."""
+        return acts.look(call, self.OUTCOME)
+
+    def recent(self, repository: str, since: str, instance: str) -> Talk[past.Recent]:
+        """What the webhooks of a repository should have told after `since`, for a time of which nobody knows."""
+        return past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance).events)
 
 
 def _of_log(reply: Reply) -> Ending:

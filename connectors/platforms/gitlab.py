@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
+from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import Found, Get, JobRun, NotThere, Plain, Steps, meaning, number, segments
+from connectors.platforms.calls import gitlab as acts
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hmac_sha256, prove
 from connectors.platforms.reading import Fields, decode_object, head
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import tell
+from models.records.calls import Call
 from models.records.errors import BadSignature, MalformedPayload
 from models.records.event import OPEN, FailureContext, Metadata, Outcome
 
@@ -142,6 +146,18 @@ class GitLab(Platform):
         project = "%2F".join(segments(job.repository, "repository", least=2))
         reply = yield Get(f"/projects/{project}/jobs/{number(job.job_id, 'job_id')}/trace", text=Plain)
         return meaning(reply) or (Found() if reply.text_bytes else NotThere("an empty log"))
+
+    def ask(self, call: Call) -> Acting | None:
+        """See connectors/platforms/calls/gitlab.py."""
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/gitlab.py."""
+        return acts.rights(repository, calls)
+
+    def look(self, call: Call) -> Looking:
+        """See connectors/platforms/calls/gitlab.py."""
+        return acts.look(call, self.OUTCOME)
 
 
 def _verify_signature(request: Request, secrets: Sequence[Secret]) -> int:

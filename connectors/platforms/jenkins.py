@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Final
 from urllib.parse import unquote
 
+from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import (
     Denied,
     Found,
@@ -22,10 +23,13 @@ from connectors.platforms.asking import (
     number,
     segments,
 )
+from connectors.platforms.calls import jenkins as acts
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hex_hmac, prove
 from connectors.platforms.reading import MAX_NAME_BYTES, Fields, decode_object, head, tail
+from connectors.platforms.rights import Asked
 from connectors.platforms.telling import MAX_EXCERPT_BYTES, tell
+from models.records.calls import Call
 from models.records.errors import BadSignature, MalformedPayload
 from models.records.event import OPEN, FailureContext, Metadata, Outcome
 
@@ -145,6 +149,18 @@ class Jenkins(Platform):
             start = int(size)
             yield Pause(_PIECE_SECONDS)
         return Found() if text_bytes else NotThere("an empty log")
+
+    def ask(self, call: Call) -> Acting | None:
+        """See connectors/platforms/calls/jenkins.py."""
+        return acts.ask(call)
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """See connectors/platforms/calls/jenkins.py."""
+        return acts.rights(repository, calls)
+
+    def look(self, call: Call) -> Looking:
+        """See connectors/platforms/calls/jenkins.py."""
+        return acts.look(call, self.OUTCOME)
 
 
 def _credentials(login: bytes) -> bytes:

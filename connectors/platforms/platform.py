@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from connectors.platforms.acting import Acting, Looking
 from connectors.platforms.asking import JobRun, Steps
+from connectors.platforms.rights import Asked
+from models.records.calls import Call
 from models.records.event import Event, PlatformName
 
 
@@ -60,6 +63,8 @@ class Platform(ABC):
     logins: ClassVar[frozenset[str]] = frozenset()  # the kinds of Credential that its API takes
     anonymous_logs: ClassVar[bool] = False  # whether a log may be had without one
     log_hosts: ClassVar[tuple[str, ...]] = ()  # hosts, and what ends in them, that its API sends us on to for a log
+    most_reruns: ClassVar[int | None] = None  # that it allows of one run
+    rerun_days: ClassVar[int | None] = None  # after which it runs nothing again
 
     @abstractmethod
     def verify(self, request: Request, secrets: Sequence[Secret]) -> int:
@@ -88,4 +93,22 @@ class Platform(ABC):
         Raises:
             MalformedPayload: at the first step: an id that no address can be made of.
         """
+        raise NotImplementedError
+
+    def ask(self, call: Call) -> Acting | None:
+        """How `call` is carried out, at most one thing that cannot be repeated in it; None where it cannot be.
+
+        It is held as connectors/platforms/acting.py says; an id that no address can be made of ends it at once.
+        """
+        raise NotImplementedError
+
+    def rights(self, repository: str, calls: Collection[str]) -> Asked:
+        """What the credential lacks to do `calls` (the names that they have as JSON), as far as the platform tells.
+
+        `repository` is one of those that it is to be done in.
+        """
+        raise NotImplementedError
+
+    def look(self, call: Call) -> Looking:
+        """How that stands which `call` is about: before it is carried out, and where nobody knows whether it was."""
         raise NotImplementedError

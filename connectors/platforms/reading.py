@@ -31,19 +31,38 @@ def decode_object(body: bytes) -> Fields:
         MalformedPayload: not JSON or not an object, a key twice in one object, a whole number beyond 2^53, NaN or an
             infinity, or more than 64 levels.
     """
+    value = _decode(body)
+    if not isinstance(value, dict):
+        raise MalformedPayload(f"the body is {_kind(value)}; an object was expected")
+    if _deeper_than(value, MAX_DEPTH):
+        raise MalformedPayload(f"the body has more than {MAX_DEPTH} levels")
+    return Fields(value)
+
+
+def decode_objects(body: bytes) -> list[Fields]:
+    """The objects in the JSON array in `body`, as UTF-8.
+
+    Raises:
+        MalformedPayload: as `decode_object` does.
+    """
+    value = _decode(body)
+    if not isinstance(value, list):
+        raise MalformedPayload(f"the body is {_kind(value)}; an array was expected")
+    outer = {"": value}
+    if _deeper_than(outer, MAX_DEPTH):
+        raise MalformedPayload(f"the body has more than {MAX_DEPTH} levels")
+    return Fields(outer).each("")
+
+
+def _decode(body: bytes) -> Any:  # noqa: ANN401 - any JSON
     try:
-        value = json.loads(
+        return json.loads(
             body.decode(), object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite, parse_constant=_refuse
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MalformedPayload(f"the body is not JSON in UTF-8, at {_position(error)}") from None
     except RecursionError:
         raise MalformedPayload(f"the body has more than {MAX_DEPTH} levels") from None
-    if not isinstance(value, dict):
-        raise MalformedPayload(f"the body is {_kind(value)}; an object was expected")
-    if _deeper_than(value, MAX_DEPTH):
-        raise MalformedPayload(f"the body has more than {MAX_DEPTH} levels")
-    return Fields(value)
 
 
 def _position(error: json.JSONDecodeError | UnicodeDecodeError) -> str:
@@ -161,6 +180,11 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
         self._values = values
         self._path = path
+
+    @classmethod
+    def of(cls, objects: Mapping[str, Fields]) -> Fields:
+        """An object made of `objects`."""
+        return cls({key: fields._values for key, fields in objects.items()})  # noqa: SLF001 - its own
 
     def __bool__(self) -> bool:
         return bool(self._values)

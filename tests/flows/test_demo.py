@@ -141,7 +141,7 @@ def test_one_that_stays_says_how_to_reach_it_and_ends_at_an_interrupt(short_dir:
     said, wrong = demo.communicate(timeout=60)
     assert demo.returncode in {0, 1}, said + wrong  # 1: it was ended before a job had failed
     assert re.search(r"^post +curl -K \S+ http://127.0.0.1:\d+/webhooks/jenkins$", said, re.MULTILINE), said
-    assert "Where to look next" in said
+    assert "Where to look next" in said, said + wrong
     assert nothing_left(short_dir), processes(short_dir)
 
 

@@ -1,0 +1,67 @@
+"""Every request that its official description has is as GitHub describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.platforms.acting import Send
+from connectors.platforms.calls import github_past as github
+from connectors.platforms.github import GitHub
+from tests.connectors.platforms.acts import POSSIBLE, all_well, calls, github_run, hold, says
+from tests.connectors.platforms.calls import description
+
+OTHERS = {
+    "GET /repos/acme/shop/actions/runs",
+    "GET /repos/acme/shop/issues",
+    "POST /repos/acme/shop/issues",
+    "GET /repos/acme/shop/issues/7/comments",
+    "POST /repos/acme/shop/issues/7/comments",
+    f"GET /repos/acme/shop/commits/{'a' * 40}/comments",
+    f"POST /repos/acme/shop/commits/{'a' * 40}/comments",
+}
+"""What we ask besides, which the description that is here was not cut to."""
+
+
+def _requests() -> Iterator[Send]:
+    well = all_well("github")
+    for name in sorted(POSSIBLE["github"]):
+        call = calls("github")[name]
+        for talk in (GitHub().ask(call), GitHub().look(call)):
+            assert talk is not None
+            yield from hold(talk, well).sent
+    yield from hold(github.undelivered("acme/shop", 3, ""), lambda _: says(200, [])).sent
+    yield from hold(github.redeliver("acme/shop", 3, 2**60), lambda _: says(202)).sent
+    run = github_run(repository={"full_name": "acme/shop"})
+    yield from hold(
+        GitHub().recent("acme/shop", "2026-04-01", "main"),
+        lambda step: says(200, {"jobs": []} if "/jobs" in step.path else {"workflow_runs": [run]}),
+    ).sent
+
+
+def test_requests_are_as_github_describes_them() -> None:
+    described = description.github()
+    if described is None:
+        pytest.skip("GitHub's description is not here: ../shared/openapi, or where GUARD_OPENAPI says")
+    others = set()
+    for step in _requests():
+        if described.knows(step.method, step.path):
+            assert described.faults(step.method, step.path, step.body) == [], step
+        else:
+            others.add(f"{step.method} {step.path.partition('?')[0]}")
+    assert others == OTHERS
+
+
+def test_what_is_not_as_described_is_noticed() -> None:
+    described = description.github()
+    if described is None:
+        pytest.skip("GitHub's description is not here: ../shared/openapi, or where GUARD_OPENAPI says")
+    rerun = "/repos/acme/shop/actions/runs/7/rerun"
+    assert not described.faults("POST", rerun, b"")
+    assert not described.faults("POST", rerun, b'{"enable_debug_logging": true}')
+    assert described.faults("POST", rerun, b'{"enable_debug_logging": 7}')
+    assert described.faults("POST", rerun + "?x=1", b"")
+    assert described.faults("POST", "/repos/acme/shop/actions/runs/seven/rerun", b"")
+    assert described.faults("PUT", rerun, b"")
+    assert described.faults("DELETE", "/repos/acme/shop/actions/caches", b"")
