@@ -303,7 +303,7 @@ def place(staged: Path, target: Path) -> None:
 def replace(staged: Path, replaced: Sequence[ArchiveFile], target: Path, *, spare: Path) -> None:
     """Let one durable file appear in place of several in its directory, in one step where the file system can.
 
-    `spare` is the name of a directory, not there yet, on the same file system. Afterwards it holds what was replaced, to
+    `spare` is the name of a directory, not there yet, on the same file system. It then holds what was replaced, to
     be deleted later: who is just listing it would else find half of it.
     """
     gone = {file.path for file in replaced}
