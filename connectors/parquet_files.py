@@ -17,7 +17,6 @@ import ctypes
 import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -304,7 +303,8 @@ def place(staged: Path, target: Path) -> None:
 def replace(staged: Path, replaced: Sequence[ArchiveFile], target: Path, *, spare: Path) -> None:
     """Let one durable file appear in place of several in its directory, in one step where the file system can.
 
-    `spare` is the name of a directory, not there yet, on the same file system.
+    `spare` is the name of a directory, not there yet, on the same file system. It then holds what was replaced, to
+    be deleted later: who is just listing it would else find half of it.
     """
     gone = {file.path for file in replaced}
     spare.mkdir()
@@ -319,7 +319,6 @@ def replace(staged: Path, replaced: Sequence[ArchiveFile], target: Path, *, spar
         place(staged, target)
         for path in gone:
             path.unlink()
-    shutil.rmtree(spare)
     staged.unlink(missing_ok=True)
 
 

@@ -73,6 +73,7 @@ class ShardArchive:
             self._staging = directory / STAGING / f"{shard:02d}"
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging.mkdir()
+            self._spare = self._staging / "spare"
         except OSError as error:
             raise ConfigError(f"archive.directory: {directory} cannot be used: {error.strerror}") from None
         self._sweep()
@@ -154,6 +155,7 @@ class ShardArchive:
         Raises:
             OSError: all is as it was.
         """
+        shutil.rmtree(self._spare, ignore_errors=True)  # of the merge before
         some = to_merge([(file, file.path.stat().st_size) for file in files(self.directory, self.shard)])
         if not some:
             return None
@@ -163,7 +165,7 @@ class ShardArchive:
         try:
             tables = (table for file in some for table in self._read(file))
             write(staged, tables, shard=self.shard, first=first, end=end_of(some[-1]), level=SMALL_LEVEL)
-            replace(staged, some, target, spare=self._staging / "spare")
+            replace(staged, some, target, spare=self._spare)
         except (OSError, Damaged) as error:
             shutil.rmtree(self._staging)
             self._staging.mkdir()
