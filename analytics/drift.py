@@ -1,23 +1,27 @@
 """Whether a job's durations, or its waits, have become longer than they used to be on such days.
 
 What is usual is the distribution on the same weekday where enough is known of it, else on working days or at weekends.
-Each run of the last day, and of three days before it, is ranked in it: 0 faster than all, 1 slower than all (Bross, Biometrics 1958, calls it ridit).
-Ranks need no shape of the distribution, and a few monsters weigh no more than a few slow runs.
+Each run of the last day, and of three days before it, is ranked in it: 0 faster than all, 1 slower than all (Bross,
+Biometrics 1958, calls it ridit). Ranks need no shape of the distribution, and monsters weigh no more than slow runs.
 
 If nothing changed, a rank is spread evenly over 0 to 1, so that exp(TILT * (rank - 1/2)) / MEAN has a mean of one; ties
 make it less. The sum of its logarithms is a cumulative sum (Page, Biometrika 1954) with a stated rate of false alarms:
-at most e**-h a beginning exceeds h (Ville), and there is one beginning an hour at most (Lorden 1971). So that a slow
-noon, an error of what is usual, or a few per cent more raise nothing, runs are first made shorter by the square root of
-the `ratio` that is looked for: slower by that much must be proven, and the median must be slower by all of the ratio.
-It ends when it is proven that runs are less than `ratio` slower. Between the two it stays what it was.
+from one beginning it ever exceeds h with a chance of at most e**-h (Ville), and there is one beginning an hour at most
+(Lorden, Annals of Mathematical Statistics 1971). So that a slow noon, an error of what is usual, or a few per cent more
+raise nothing, runs are first made shorter by the square root of the `ratio` that is looked for: slower by that much
+must be proven, and the median must be slower by all of the ratio. It ends when it is proven that runs are less than
+`ratio` slower. Between the two it stays what it was.
+
+The runs of one hour are not independent: they share the machines of that hour. However many they are, an hour counts
+for no more than its share of the proof, so that no drift is shorter than `least_hours`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import log, log2, sinh, sqrt
+from math import floor, log, log2, sinh, sqrt
 from typing import Final, NamedTuple
 
 from analytics.buckets import LONGEST, PER_OCTAVE, middle_ms
@@ -29,6 +33,7 @@ _LOG_MEAN: Final = log(sinh(_TILT / 2) / (_TILT / 2))
 _HOURS_A_YEAR: Final = 365 * 24
 _CLEAR_AT: Final = log(100)
 _SATURDAY: Final = 5
+_ROUNDING: Final = 1e-9
 _NONE: Final = -2  # shorter than any
 _BELOW_SECOND: Final = -1
 
@@ -39,9 +44,86 @@ class Rules(NamedTuple):
     ratio: float
     extra_ms: float
     least_runs: int
+    least_hours: int
     least_before: int
     false_alarms_per_year: float
-    clump: float
+
+
+@dataclass(slots=True)
+class Runs:
+    """The runs from one stretch on, by bucket."""
+
+    since_ms: int
+    last_ms: int = 0
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def add(self, at_ms: int, counts: Mapping[int, int]) -> None:
+        """Add what one stretch had."""
+        self.last_ms = at_ms
+        _add(self.counts, counts)
+
+    @property
+    def runs(self) -> int:
+        """How many."""
+        return sum(self.counts.values())
+
+    @property
+    def median_ms(self) -> float:
+        """Their median."""
+        return median_of(self.counts)
+
+
+class Drift:
+    """Where the stretches of a profile lead: `slower` or not, the runs since then, and those that are `back`."""
+
+    __slots__ = ("_clear_at", "_evidence", "_raise_at", "_rules", "back", "now", "slower", "usual")
+
+    def __init__(self, profile: Profile, of: Callable[[Counts], Mapping[int, int]], rules: Rules) -> None:
+        """Replay them; `of` takes from each what is measured."""
+        self._rules: Final = rules
+        self._raise_at: Final = log(_HOURS_A_YEAR / rules.false_alarms_per_year)
+        self._evidence = 0.0
+        self.slower = False
+        self.now = Runs(0)
+        self.back: Runs | None = None
+        self.usual: Usual | None = None
+        older, last = before(profile)
+        learnt = _Learnt([(day_of(day.at_ms), of(day)) for day in older], rules)
+        for stretch in (*last, *profile.recent):
+            counts = of(stretch)
+            usual = learnt.on(day_of(stretch.at_ms)) if counts else None
+            if usual is not None:
+                self.usual = usual
+                (self._within if self.slower else self._outside)(usual, stretch.at_ms, counts)
+
+    def _outside(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
+        """Look for a drift that has begun."""
+        evidence = self._evidence + min(usual.slower.of(counts), self._raise_at / self._rules.least_hours)
+        if evidence <= 0:
+            self._evidence = 0.0
+            return
+        if not self._evidence:
+            self.now = Runs(at_ms)
+        self._evidence = evidence
+        self.now.add(at_ms, counts)
+        if evidence >= self._raise_at - _ROUNDING and self._is_drift(usual):
+            self.slower, self._evidence, self.back = True, 0.0, None
+
+    def _is_drift(self, usual: Usual) -> bool:
+        least_ms = max(self._rules.ratio * usual.median_ms, usual.median_ms + self._rules.extra_ms)
+        return self.now.runs >= self._rules.least_runs and self.now.median_ms >= least_ms
+
+    def _within(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
+        """Look for its end."""
+        if self.back is None:
+            self.back = Runs(at_ms)
+        self.back.add(at_ms, counts)
+        self._evidence += min(usual.back.of(counts), _CLEAR_AT / self._rules.least_hours)
+        if self._evidence >= _CLEAR_AT - _ROUNDING:
+            self.slower, self._evidence = False, 0.0
+        elif self._evidence <= 0:
+            self.now.add(at_ms, self.back.counts)
+            self._evidence, self.back = 0.0, None
 
 
 class Usual:
@@ -53,10 +135,10 @@ class Usual:
         """Take the runs of such `days`, named as in "60 s on Mondays"."""
         self.days: Final = days
         self.runs: Final = sum(counts.values())
-        self.median_ms: Final = median_ms(counts)
-        ranks = _ranks(counts, self.runs)
-        self.slower: Final = _Evidence(ranks, min(counts), _shorter(sqrt(rules.ratio), rules.extra_ms / 2), _TILT)
-        self.back: Final = _Evidence(ranks, min(counts), _shorter(rules.ratio, rules.extra_ms), -_TILT)
+        self.median_ms: Final = median_of(counts)
+        ranks, lowest = _ranks(counts, self.runs), min(counts)
+        self.slower: Final = _Evidence(ranks, lowest, _shorter(sqrt(rules.ratio), rules.extra_ms / 2), _TILT)
+        self.back: Final = _Evidence(ranks, lowest, _shorter(rules.ratio, rules.extra_ms), -_TILT)
 
 
 class _Evidence(dict[int, float]):
@@ -85,91 +167,8 @@ class _Evidence(dict[int, float]):
         return said
 
 
-@dataclass(slots=True)
-class Runs:
-    """The runs from one hour on, by bucket."""
-
-    since_ms: int
-    last_ms: int = 0
-    counts: dict[int, int] = field(default_factory=dict)
-
-    def add(self, at_ms: int, counts: Mapping[int, int]) -> None:
-        """Add what one hour had."""
-        self.last_ms = at_ms
-        for bucket, count in counts.items():
-            self.counts[bucket] = self.counts.get(bucket, 0) + count
-
-    @property
-    def runs(self) -> int:
-        """How many."""
-        return sum(self.counts.values())
-
-    @property
-    def median_ms(self) -> float:
-        """Their median."""
-        return median_ms(self.counts)
-
-
-class Drift:
-    """Where the hours of `profile` lead: `slower` or not, and the runs since then; `back` once it has ended."""
-
-    __slots__ = ("_evidence", "_rules", "back", "now", "slower", "usual")
-
-    def __init__(self, profile: Profile, of: Callable[[Counts], Mapping[int, int]], rules: Rules) -> None:
-        """Replay the hours; `of` takes from each what is measured."""
-        self._rules: Final = rules
-        self._evidence = 0.0
-        self.slower = False
-        self.now = Runs(0)
-        self.back: Runs | None = None
-        self.usual: Usual | None = None
-        self._replay(profile, of)
-
-    def _replay(self, profile: Profile, of: Callable[[Counts], Mapping[int, int]]) -> None:
-        older, last = before(profile)
-        learnt = _Learnt([(day_of(day.at_ms), of(day)) for day in older], self._rules)
-        for stretch in (*last, *profile.recent):
-            counts = of(stretch)
-            usual = learnt.on(day_of(stretch.at_ms)) if counts else None
-            if usual is not None:
-                self.usual = usual
-                (self._within if self.slower else self._outside)(usual, stretch.at_ms, counts)
-
-    def _outside(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
-        """Look for a drift that has begun."""
-        rules = self._rules
-        evidence = self._evidence + usual.slower.of(counts)
-        if evidence <= 0:
-            self._evidence = 0.0
-            return
-        if not self._evidence:
-            self.now = Runs(at_ms)
-        self._evidence = evidence
-        self.now.add(at_ms, counts)
-        if evidence >= rules.clump * log(_HOURS_A_YEAR / rules.false_alarms_per_year) and self._is_drift(usual):
-            self.slower, self._evidence, self.back = True, 0.0, None
-
-    def _is_drift(self, usual: Usual) -> bool:
-        rules, now = self._rules, self.now
-        median = now.median_ms
-        least = max(rules.ratio * usual.median_ms, usual.median_ms + rules.extra_ms)
-        return now.runs >= rules.least_runs and median >= least
-
-    def _within(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
-        """Look for its end."""
-        if self.back is None:
-            self.back = Runs(at_ms)
-        self.back.add(at_ms, counts)
-        self._evidence += usual.back.of(counts)
-        if self._evidence >= self._rules.clump * _CLEAR_AT:
-            self.slower, self._evidence = False, 0.0
-        elif self._evidence <= 0:
-            self.now.add(at_ms, self.back.counts)
-            self._evidence, self.back = 0.0, None
-
-
 class _Learnt:
-    """What is usual, by the day."""
+    """What is usual, by the kind of day."""
 
     def __init__(self, days: Sequence[tuple[int, Mapping[int, int]]], rules: Rules) -> None:
         self._days: Final = days
@@ -191,133 +190,32 @@ class _Learnt:
             self._alike[weekend] = self._of(said, lambda other: (other >= _SATURDAY) == weekend)
         return self._alike[weekend]
 
-    def _of(self, said: str, counts: Callable[[int], bool]) -> Usual | None:
-        total = _sum(told for day, told in self._days if counts(weekday_of(day)))
+    def _of(self, said: str, fits: Callable[[int], bool]) -> Usual | None:
+        total: dict[int, int] = {}
+        for day, counts in self._days:
+            if fits(weekday_of(day)):
+                _add(total, counts)
         return Usual(said, total, self._rules) if sum(total.values()) >= self._rules.least_before else None
 
 
-def median_ms(self) -> float:
-    """Their median."""
-    return median_ms(self.counts)
+def median_of(counts: Mapping[int, int]) -> float:
+    """The median in milliseconds of what is in `counts`, which is not empty.
 
-
-class Drift:
-    """Where the hours of `profile` lead: `slower` or not, and the runs since then; `back` once it has ended."""
-
-    __slots__ = ("_evidence", "_rules", "back", "now", "slower", "usual")
-
-    def __init__(self, profile: Profile, of: Callable[[Counts], Mapping[int, int]], rules: Rules) -> None:
-        """Replay the hours; `of` takes from each what is measured."""
-        self._rules: Final = rules
-        self._evidence = 0.0
-        self.slower = False
-        self.now = Runs(0)
-        self.back: Runs | None = None
-        self.usual: Usual | None = None
-        self._replay(profile, of)
-
-    def _replay(self, profile: Profile, of: Callable[[Counts], Mapping[int, int]]) -> None:
-        older, last = before(profile)
-        learnt = _Learnt([(day_of(day.at_ms), of(day)) for day in older], self._rules)
-        for stretch in (*last, *profile.recent):
-            counts = of(stretch)
-            usual = learnt.on(day_of(stretch.at_ms)) if counts else None
-            if usual is not None:
-                self.usual = usual
-                (self._within if self.slower else self._outside)(usual, stretch.at_ms, counts)
-
-    def _outside(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
-        """Look for a drift that has begun."""
-        rules = self._rules
-        evidence = self._evidence + usual.slower.of(counts)
-        if evidence <= 0:
-            self._evidence = 0.0
-            return
-        if not self._evidence:
-            self.now = Runs(at_ms)
-        self._evidence = evidence
-        self.now.add(at_ms, counts)
-        if evidence >= rules.clump * log(_HOURS_A_YEAR / rules.false_alarms_per_year) and self._is_drift(usual):
-            self.slower, self._evidence, self.back = True, 0.0, None
-
-    def _is_drift(self, usual: Usual) -> bool:
-        rules, now = self._rules, self.now
-        median = now.median_ms
-        least = max(rules.ratio * usual.median_ms, usual.median_ms + rules.extra_ms)
-        return now.runs >= rules.least_runs and median >= least
-
-    def _within(self, usual: Usual, at_ms: int, counts: Mapping[int, int]) -> None:
-        """Look for its end."""
-        if self.back is None:
-            self.back = Runs(at_ms)
-        self.back.add(at_ms, counts)
-        self._evidence += usual.back.of(counts)
-        if self._evidence >= self._rules.clump * _CLEAR_AT:
-            self.slower, self._evidence = False, 0.0
-        elif self._evidence <= 0:
-            self.now.add(at_ms, self.back.counts)
-            self._evidence, self.back = 0.0, None
-
-
-class _Learnt:
-    """What is usual, by the day."""
-
-    def __init__(self, days: Sequence[tuple[int, Mapping[int, int]]], rules: Rules) -> None:
-        self._days: Final = days
-        self._rules: Final = rules
-        self._usual: Final[dict[int, Usual | None]] = {}  # by weekday
-        self._alike: Final[dict[bool, Usual | None]] = {}  # by whether it is the weekend
-
-    def on(self, day: int) -> Usual | None:
-        """What is usual on such a day; None where too little is known."""
-        weekday = weekday_of(day)
-        if weekday not in self._usual:
-            same = self._of(f"on {WEEKDAYS[weekday]}", lambda other: other == weekday)
-            self._usual[weekday] = same or self._on_alike(weekend=weekday >= _SATURDAY)
-        return self._usual[weekday]
-
-    def _on_alike(self, *, weekend: bool) -> Usual | None:
-        if weekend not in self._alike:
-            said = "at weekends" if weekend else "on weekdays"
-            self._alike[weekend] = self._of(said, lambda other: (other >= _SATURDAY) == weekend)
-        return self._alike[weekend]
-
-    def _of(self, said: str, counts: Callable[[int], bool]) -> Usual | None:
-        total = _sum(told for day, told in self._days if counts(weekday_of(day)))
-        return Usual(said, total, self._rules) if sum(total.values()) >= self._rules.least_before else None
-
-
-def usual_on(day: int, days: Sequence[tuple[int, Mapping[int, int]]], least: int) -> Usual | None:
-    """What is usual on such a day, of at least so many runs; None where too little is known."""
-    weekday = weekday_of(day)
-    same = _sum(counts for other, counts in days if weekday_of(other) == weekday)
-    if sum(same.values()) >= least:
-        return _usual(f"on {WEEKDAYS[weekday]}", same)
-    weekend = weekday >= _SATURDAY
-    alike = _sum(counts for other, counts in days if (weekday_of(other) >= _SATURDAY) == weekend)
-    if sum(alike.values()) >= least:
-        return _usual("at weekends" if weekend else "on weekdays", alike)
-    return None
-
-
-def median_ms(counts: Mapping[int, int]) -> float:
-    """The median of what is in `counts`, evenly spread within its bucket on the logarithmic scale."""
+    Runs are taken to lie evenly within their bucket, on the logarithmic scale.
+    """
     half, below = sum(counts.values()) / 2, 0
     for bucket in sorted(counts):
-        if below + counts[bucket] >= half and bucket > _BELOW_SECOND:
-            return float(1000 * 2 ** ((bucket + (half - below) / counts[bucket]) / PER_OCTAVE))
         if below + counts[bucket] >= half:
             break
         below += counts[bucket]
-    return middle_ms(_BELOW_SECOND)
+    if bucket == _BELOW_SECOND:
+        return middle_ms(bucket)
+    return float(1000 * 2 ** ((bucket + (half - below) / counts[bucket]) / PER_OCTAVE))
 
 
-def _sum(many: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    total: dict[int, int] = {}
-    for counts in many:
-        for bucket, count in counts.items():
-            total[bucket] = total.get(bucket, 0) + count
-    return total
+def _add(total: dict[int, int], counts: Mapping[int, int]) -> None:
+    for bucket, count in counts.items():
+        total[bucket] = total.get(bucket, 0) + count
 
 
 def _ranks(counts: Mapping[int, int], runs: int) -> list[float]:
@@ -337,6 +235,4 @@ def _shorter(factor: float, extra_ms: float) -> tuple[int, ...]:
 
 
 def _bucket_of(duration_ms: float) -> int:
-    if duration_ms <= 0:
-        return _NONE
-    return max(_BELOW_SECOND, int(log2(duration_ms / 1000) * PER_OCTAVE // 1))
+    return _NONE if duration_ms <= 0 else max(_BELOW_SECOND, floor(log2(duration_ms / 1000) * PER_OCTAVE))

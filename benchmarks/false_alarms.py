@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from analytics.buckets import fine_bucket_of
 from analytics.days import DAY_MS
-from analytics.detectors.detector import JOB, REPOSITORY, Counts, Profile, ProfileDetector
+from analytics.detectors.detector import JOB, REPOSITORY, Counts, Field, Profile, ProfileDetector
 from analytics.detectors.duration_drift import DurationDrift
 from analytics.detectors.failure_rate_shift import FailureRateShift
 from analytics.detectors.intermittent import Intermittent
@@ -36,8 +36,8 @@ MONDAY_MS: Final = 20_759 * DAY_MS
 """2 November 2026: the load begins there."""
 LEARNT_DAYS: Final = 28
 JUDGED_DAYS: Final = 28
-STRETCH_MS: Final = {REPOSITORY: 600_000, JOB: 3_600_000}
-_STRETCHES: Final = {REPOSITORY: 48, JOB: 24}
+STRETCH_MS: Final[Mapping[tuple[Field, ...], int]] = {REPOSITORY: 600_000, JOB: 3_600_000}
+_STRETCHES: Final[Mapping[tuple[Field, ...], int]] = {REPOSITORY: 48, JOB: 24}
 _KEPT_DAYS: Final = 28
 _SATURDAY: Final = 5
 _SEED: Final = 20261130
@@ -114,7 +114,7 @@ def _buckets(middle: Floats, spread: float, of: Ints, rng: np.random.Generator) 
     return told
 
 
-def looks(told: Sequence[Counts], by: object, since_ms: int) -> Iterator[tuple[int, Profile]]:
+def looks(told: Sequence[Counts], by: tuple[Field, ...], since_ms: int) -> Iterator[tuple[int, Profile]]:
     """The profile as it is at the end of each stretch from `since_ms` on, as analytics/profiles.py would have it."""
     width_ms, keep = STRETCH_MS[by], _STRETCHES[by]
     days: list[Counts] = []
@@ -248,9 +248,10 @@ def _quiet_row(row: Quiet, keys: int, seed: int, pool: ProcessPoolExecutor) -> s
     measured = pool.map(partial(false_alarms, row.rule), loads, [(seed, i) for i in range(keys)], chunksize=4)
     raised, asked, seconds = (sum(column) for column in zip(*measured, strict=True))
     years = keys * JUDGED_DAYS / 365
-    bound = getattr(row.rule, "false_alarms_per_year", None)
+    bound = getattr(row.rule, "false_alarms_per_year", "-")
     name = type(row.rule).__name__
-    return f"| {name} | {row.said} | {raised / years:.3f} ({raised} in {years:.0f} years) | {bound or '-'} | {seconds / asked * 1e6:.0f} |"
+    rate = f"{raised / years:.3f} ({raised} in {years:.0f} years)"
+    return f"| {name} | {row.said} | {rate} | {bound} | {seconds / asked * 1e6:.0f} |"
 
 
 def _planted_row(row: Planted, count: int, seed: int, pool: ProcessPoolExecutor) -> str:

@@ -22,12 +22,12 @@ class DurationDrift(ProfileDetector):
 
     `ratio`                  of the median since then to the usual one, at least
     `least_extra`            that the median is longer, at least: of a job of three seconds, five are no news
-    `least_runs`             since then, and `least_before` on the days that are compared, at least
-    `least_before`           see `least_runs`
+    `least_runs`, `least_hours`  since then, at least
+    `least_before`           runs on the days that are compared, at least
     `false_alarms_per_year`  the bound for one job whose durations did not change
-    `clump`                  runs that are slow together, since they share a busy machine; evidence counts by that less
 
-    A job that runs a few times a day is not judged: a drift must show within some three days. After some weeks what is slow is usual.
+    A drift must show within some three days, so a job that runs a few times a day is not judged. After
+    some weeks what is slow is usual.
     """
 
     by = JOB
@@ -35,9 +35,9 @@ class DurationDrift(ProfileDetector):
     ratio: float = 1.5
     least_extra: timedelta = timedelta(seconds=10)
     least_runs: int = 10
+    least_hours: int = 3
     least_before: int = 50
     false_alarms_per_year: float = 0.1
-    clump: float = 2.0
 
     def judge(self, profile: Profile, at_ms: int) -> Finding | None:
         """Say how slow it has become, and since when."""
@@ -51,7 +51,8 @@ class DurationDrift(ProfileDetector):
             last_ms=max(first_ms, now.last_ms),
             occurrences=now.runs,
             events=(),
-            message=f"takes {length_of(now.median_ms)} (median of {now.runs} runs since {since(now.since_ms, profile)}), "
+            message=f"takes {length_of(now.median_ms)} (median of {now.runs} runs "
+            f"since {since(now.since_ms, profile)}), "
             f"{length_of(usual.median_ms)} {usual.days} before ({usual.runs} runs)",
         )
 
@@ -62,11 +63,14 @@ class DurationDrift(ProfileDetector):
         back = self._drift(profile).back
         if back is None:
             return "too few runs of the last days are slower"
-        return f"takes {length_of(back.median_ms)} (median of {back.runs} runs since {since(back.since_ms, profile)}), as before"
+        began = since(back.since_ms, profile)
+        return f"takes {length_of(back.median_ms)} (median of {back.runs} runs since {began}), as usual"
 
     def _drift(self, profile: Profile) -> Drift:
         extra_ms = milliseconds(self.least_extra)
-        rules = Rules(self.ratio, extra_ms, self.least_runs, self.least_before, self.false_alarms_per_year, self.clump)
+        rules = Rules(
+            self.ratio, extra_ms, self.least_runs, self.least_hours, self.least_before, self.false_alarms_per_year
+        )
         return Drift(profile, attrgetter("durations"), rules)
 
     FIRES = (

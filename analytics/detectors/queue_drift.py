@@ -23,12 +23,12 @@ class QueueDrift(ProfileDetector):
     `ratio`                  of the median since then to the usual one, at least
     `least_extra`            that the median is longer, at least: runners often come within seconds, and any number of
                              times that is nothing
-    `least_runs`             since then, and `least_before` on the days that are compared, at least
-    `least_before`           see `least_runs`
+    `least_runs`, `least_hours`  since then, at least
+    `least_before`           runs on the days that are compared, at least
     `false_alarms_per_year`  the bound for one job whose waits did not change
-    `clump`                  runs that wait together, since they share the runners; evidence counts by that less
 
-    A job that runs a few times a day is not judged: a drift must show within some three days. After some weeks a long queue is usual.
+    A drift must show within some three days, so a job that runs a few times a day is not judged. After
+    some weeks a long queue is usual.
     """
 
     by = JOB
@@ -36,9 +36,9 @@ class QueueDrift(ProfileDetector):
     ratio: float = 1.5
     least_extra: timedelta = timedelta(seconds=60)
     least_runs: int = 10
+    least_hours: int = 3
     least_before: int = 50
     false_alarms_per_year: float = 0.1
-    clump: float = 2.0
 
     def judge(self, profile: Profile, at_ms: int) -> Finding | None:
         """Say how long it waits, and since when."""
@@ -63,11 +63,14 @@ class QueueDrift(ProfileDetector):
         back = self._drift(profile).back
         if back is None:
             return "too few runs of the last days wait longer"
-        return f"waits {length_of(back.median_ms)} (median of {back.runs} runs since {since(back.since_ms, profile)}), as before"
+        began = since(back.since_ms, profile)
+        return f"waits {length_of(back.median_ms)} (median of {back.runs} runs since {began}), as usual"
 
     def _drift(self, profile: Profile) -> Drift:
         extra_ms = milliseconds(self.least_extra)
-        rules = Rules(self.ratio, extra_ms, self.least_runs, self.least_before, self.false_alarms_per_year, self.clump)
+        rules = Rules(
+            self.ratio, extra_ms, self.least_runs, self.least_hours, self.least_before, self.false_alarms_per_year
+        )
         return Drift(profile, attrgetter("queues"), rules)
 
     FIRES = (
