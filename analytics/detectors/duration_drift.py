@@ -74,18 +74,16 @@ class DurationDrift(ProfileDetector):
         return Drift(profile, attrgetter("durations"), rules)
 
     FIRES = (
-        (*every(0.5, 0, 168, seconds=60), *every(0.5, 168, 180, seconds=100)),
-        (*every(0.25, 0, 336, seconds=600), *every(0.1, 336, 340, seconds=1200)),
-        (*every(0.5, 0, 120, seconds=900), *every(0.5, 120, 168, seconds=60), *every(0.5, 168, 288, seconds=900),
-         *every(0.5, 288, 300, seconds=200)),
-    )  # fmt: skip
+        (*every(0.75, 0, 48), *every(0.5, 168, 178, seconds=100)),
+        (*every(0.4, 0, 24, seconds=600), *every(0.2, 168, 173, seconds=1200)),
+        (*every(0.75, 0, 48, seconds=900), *every(0.75, 120, 168), *every(0.5, 288, 298, seconds=200)),
+    )
     SILENT = (
-        every(0.5, 0, 180, seconds=60),
-        (*every(0.5, 0, 168, seconds=60), *every(0.5, 168, 180, seconds=75)),
-        (*every(0.5, 0, 168, seconds=60), *every(0.5, 168, 171, seconds=120)),
-        (*every(0.5, 0, 168, seconds=3), *every(0.5, 168, 180, seconds=6)),
-        (*every(0.5, 0, 168, seconds=120), *every(0.5, 168, 180, seconds=60)),
-        (*every(0.5, 0, 120, seconds=900), *every(0.5, 120, 168, seconds=60), *every(0.5, 168, 288, seconds=900),
-         *every(0.5, 288, 300, seconds=60)),
-        every(0.5, 0, 10, seconds=60),
-    )  # fmt: skip
+        (*every(0.75, 0, 48), *every(0.5, 168, 178)),
+        (*every(0.75, 0, 48), *every(0.5, 168, 178, seconds=75)),
+        (*every(0.75, 0, 48), *every(0.1, 168, 170, seconds=120)),
+        (*every(0.75, 0, 48, seconds=3), *every(0.5, 168, 178, seconds=6)),
+        (*every(0.75, 0, 48), *every(0.5, 168, 178, seconds=30)),
+        (*every(0.75, 0, 48, seconds=900), *every(0.75, 120, 168), *every(0.5, 168, 178, seconds=900)),
+        (*every(1, 0, 24), *every(0.5, 168, 178, seconds=100)),
+    )

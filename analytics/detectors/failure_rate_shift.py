@@ -59,7 +59,7 @@ class FailureRateShift(ProfileDetector):
     over job runs. How job runs fail in clumps, all jobs of one run together, is measured by how much more the days
     scatter than single runs would make them (the design effect): evidence counts for that much less, which keeps the
     bound for clumps of that size however they hang together (Hoelder's inequality). Within the shift the same sum runs
-    the other way, and it ends when the usual rate is a hundred times likelier than that of the shift.
+    the other way, and it ends when the usual rate is a hundred times likelier than one that is half-way back.
 
     `false_alarms_per_year`  the bound for one repository, at a constant rate of failures
     `ratio`, `step`          a shift is at least to `ratio` times the usual share, and by `step` (0.1: ten in a hundred)
@@ -109,16 +109,16 @@ class FailureRateShift(ProfileDetector):
         return f"usual are {usual.failed} of {usual.runs} job runs: the last days do not fail clearly more often"
 
     FIRES = (
-        (*every(0.25, 0, 216, fails=1, of=50), *every(0.1, 216, 220, fails=1, of=2)),
-        (*every(0.25, 0, 216), *every(0.5, 216, 219.5, fails=1, of=1)),
-        (*every(0.05, 0, 6, fails=1, of=20), *every(0.05, 6, 8, fails=1, of=1)),
+        (*every(1, 0, 48), *every(0.1, 48, 51, fails=1)),
+        (*every(0.5, 0, 48, fails=1, of=24), *every(0.1, 72, 77, fails=4, of=5)),
+        (*every(0.05, 0, 4, fails=1, of=20), *every(0.05, 4, 6, fails=1)),
     )
     SILENT = (
-        every(0.25, 0, 216, fails=1, of=5),
-        (*every(0.25, 0, 216, fails=1, of=5), *every(0.01, 216, 218, fails=1, of=5)),
-        (*every(0.25, 0, 216, fails=1, of=50), *every(0.1, 216, 216.2, fails=1, of=1)),
-        (*every(0.25, 0, 216, fails=1, of=2), *every(0.25, 216, 220)),
-        every(0.05, 0, 1, fails=1, of=1),
+        every(0.5, 0, 48, fails=1, of=5),
+        (*every(0.5, 0, 36, fails=1, of=5), *every(0.02, 36, 37, fails=1, of=5)),
+        (*every(0.5, 0, 48, fails=1, of=24), *every(0.005, 48, 48.1, fails=1)),
+        (*every(0.5, 0, 48, fails=1, of=2), *every(0.5, 48, 56)),
+        every(0.05, 0, 1, fails=1),
     )
 
 
@@ -184,9 +184,9 @@ class _Replay:
         """Look for the end of the shift."""
         if self.back is None:
             self.back = _Tally(stretch.at_ms)
-        now, back = self.now, self.back
-        rate = max(self._least, (now.failed - 0.5) / now.runs)
-        self._evidence -= _speaks_for(rate, self._usual, stretch)
+        now, back, usual = self.now, self.back, self.before
+        half_way = (self._least + now.failed / now.runs) / 2
+        self._evidence -= _speaks_for(half_way, (usual.failed + 0.5) / (usual.runs + 1), stretch)
         back.add(stretch)
         if self._evidence >= self._clear_at:
             self.shifted, self._evidence = False, 0.0

@@ -27,9 +27,9 @@ class Intermittent(ProfileDetector):
     at least `least_failures` on at least `least_days` of them are a share from `raise_from` to below `raise_below` of
     at least `least_runs` runs. Cleared when the share over `days` is below `clear_below`; and when it is `broken_from`
     or more over as many of the last days as hold `least_runs` runs: then it is broken. The state is replayed over the
-    days, so it needs no memory.
+    days, so it needs no memory, and only whole days change it: today so far could say one thing and then another.
 
-    `days`            of UTC that are looked at together; the last of them is not over
+    `days`            of UTC that are looked at together
     `least_runs`      job runs that passed or failed
     `least_failures`  of these
     `least_days`      with a failure: a job that was broken for a day and then repaired is not intermittent
@@ -81,7 +81,7 @@ class Intermittent(ProfileDetector):
         if sum(day.failed for day in profile.days) < self.least_failures:
             return since, why
         replay = _Days(profile, at_ms)
-        for end in range(self.days, _DAYS + 1):
+        for end in range(self.days, _DAYS):
             failed, runs, with_failures = replay.between(end - self.days, end)
             newest_failed, newest_runs = replay.newest(end, self.least_runs, self.days)
             broken = newest_runs >= self.least_runs and newest_failed >= self.broken_from * newest_runs
@@ -107,15 +107,15 @@ class Intermittent(ProfileDetector):
 
     FIRES = (
         every(2, 0, 96, fails=1, of=6),
-        (*every(1, 0, 120), *every(1, 120, 240, fails=1, of=10)),
-        (*every(4, 0, 160, fails=1, of=3), *every(4, 160, 320, fails=1, of=25)),
+        (*every(4, 0, 120), *every(2, 120, 240, fails=1, of=6)),
+        (*every(4, 0, 160, fails=1, of=3), *every(4, 160, 280, fails=1, of=25)),
     )
     SILENT = (
-        every(1, 0, 240),
-        every(1, 0, 240, fails=1, of=60),
-        every(1, 0, 240, fails=1, of=1),
+        every(4, 0, 240),
+        every(2, 0, 240, fails=1, of=60),
+        every(4, 0, 240, fails=1),
         every(12, 0, 96, fails=1, of=2),
-        (*every(1, 0, 100), *every(1, 100, 112, fails=1, of=1), *every(1, 112, 240)),
+        (*every(2, 0, 100), *every(1, 100, 112, fails=1), *every(2, 112, 240)),
         (*every(2, 0, 48, fails=1, of=12), *every(2, 48, 240)),
     )
 

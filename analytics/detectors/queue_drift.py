@@ -74,14 +74,14 @@ class QueueDrift(ProfileDetector):
         return Drift(profile, attrgetter("queues"), rules)
 
     FIRES = (
-        (*every(0.5, 0, 168, waited_seconds=5), *every(0.5, 168, 180, waited_seconds=300)),
-        (*every(0.5, 0, 168, waited_seconds=0), *every(0.5, 168, 180, waited_seconds=90)),
-        (*every(0.5, 0, 168, waited_seconds=600), *every(0.5, 168, 180, waited_seconds=1200)),
+        (*every(0.75, 0, 48, waited_seconds=5), *every(0.5, 168, 178, waited_seconds=300)),
+        (*every(0.75, 0, 48, waited_seconds=0), *every(0.5, 168, 178, waited_seconds=90)),
+        (*every(0.75, 0, 48, waited_seconds=600), *every(0.5, 168, 178, waited_seconds=1200)),
     )
     SILENT = (
-        every(0.5, 0, 180, waited_seconds=5),
-        (*every(0.5, 0, 168, waited_seconds=1), *every(0.5, 168, 180, waited_seconds=25)),
-        (*every(0.5, 0, 168, waited_seconds=600), *every(0.5, 168, 180, waited_seconds=750)),
-        (*every(0.5, 0, 168, waited_seconds=5), *every(0.5, 168, 170, waited_seconds=300)),
-        (*every(0.5, 0, 168), *every(0.5, 168, 180, waited_seconds=300)),
+        (*every(0.75, 0, 48, waited_seconds=5), *every(0.5, 168, 178, waited_seconds=5)),
+        (*every(0.75, 0, 48, waited_seconds=1), *every(0.5, 168, 178, waited_seconds=25)),
+        (*every(0.75, 0, 48, waited_seconds=600), *every(0.5, 168, 178, waited_seconds=750)),
+        (*every(0.75, 0, 48, waited_seconds=5), *every(0.1, 168, 170, waited_seconds=300)),
+        (*every(0.75, 0, 48), *every(0.5, 168, 178, waited_seconds=300)),
     )
