@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from math import floor, log, log2, sinh, sqrt
 from typing import Final, NamedTuple
 
 from analytics.buckets import LONGEST, PER_OCTAVE, middle_ms
-from analytics.days import WEEKDAYS, before, day_of, weekday_of
+from analytics.days import DAY_MS, WEEKDAYS, before, weekday_of
 from analytics.detectors.detector import Counts, Profile
 
 _TILT: Final = 4.0
@@ -88,10 +89,10 @@ class Drift:
         self.back: Runs | None = None
         self.usual: Usual | None = None
         older, last = before(profile)
-        learnt = _Learnt([(day_of(day.at_ms), of(day)) for day in older], rules)
+        learnt = _Learnt(older, of, rules)
         for stretch in (*last, *profile.recent):
             counts = of(stretch)
-            usual = learnt.on(day_of(stretch.at_ms)) if counts else None
+            usual = learnt.on(stretch.at_ms // DAY_MS) if counts else None
             if usual is not None:
                 self.usual = usual
                 (self._within if self.slower else self._outside)(usual, stretch.at_ms, counts)
@@ -170,8 +171,10 @@ class _Evidence(dict[int, float]):
 class _Learnt:
     """What is usual, by the kind of day."""
 
-    def __init__(self, days: Sequence[tuple[int, Mapping[int, int]]], rules: Rules) -> None:
-        self._days: Final = days
+    def __init__(self, days: Sequence[Counts], of: Callable[[Counts], Mapping[int, int]], rules: Rules) -> None:
+        self._told: Final[list[list[Mapping[int, int]]]] = [[] for _ in WEEKDAYS]
+        for day in days:
+            self._told[weekday_of(day.at_ms // DAY_MS)].append(of(day))
         self._rules: Final = rules
         self._usual: Final[dict[int, Usual | None]] = {}  # by weekday
         self._alike: Final[dict[bool, Usual | None]] = {}  # by whether it is the weekend
@@ -180,21 +183,21 @@ class _Learnt:
         """What is usual on such a day; None where too little is known."""
         weekday = weekday_of(day)
         if weekday not in self._usual:
-            same = self._of(f"on {WEEKDAYS[weekday]}", lambda other: other == weekday)
+            same = self._of(f"on {WEEKDAYS[weekday]}", self._told[weekday])
             self._usual[weekday] = same or self._on_alike(weekend=weekday >= _SATURDAY)
         return self._usual[weekday]
 
     def _on_alike(self, *, weekend: bool) -> Usual | None:
         if weekend not in self._alike:
+            told = self._told[_SATURDAY:] if weekend else self._told[:_SATURDAY]
             said = "at weekends" if weekend else "on weekdays"
-            self._alike[weekend] = self._of(said, lambda other: (other >= _SATURDAY) == weekend)
+            self._alike[weekend] = self._of(said, list(chain.from_iterable(told)))
         return self._alike[weekend]
 
-    def _of(self, said: str, fits: Callable[[int], bool]) -> Usual | None:
+    def _of(self, said: str, told: Sequence[Mapping[int, int]]) -> Usual | None:
         total: dict[int, int] = {}
-        for day, counts in self._days:
-            if fits(weekday_of(day)):
-                _add(total, counts)
+        for counts in told:
+            _add(total, counts)
         return Usual(said, total, self._rules) if sum(total.values()) >= self._rules.least_before else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from math import log, sqrt
+from math import lgamma, log, sqrt
 from typing import Final
 
 from analytics.days import DAY_MS, before, day_of, known_from, since
@@ -22,7 +22,7 @@ _WIDTH: Final = 2.0
 """The usual rate is taken two standard errors higher than it was seen, since it is not known exactly."""
 _CLEAR_AT: Final = log(100)
 _GUESS_RUNS: Final = 4.0
-"""How many job runs the least shift counts for when the new rate is guessed."""
+"""How many job runs the prior of the higher rate counts for."""
 
 
 @dataclass(slots=True)
@@ -47,19 +47,20 @@ class _Tally:
 class FailureRateShift(ProfileDetector):
     """The share of a repository's job runs that fail has risen, and chance does not explain it.
 
-    A change point by a cumulative sum (Page, Biometrika 1954). Each stretch of ten minutes adds the logarithm of how
-    much likelier its failures are at the new rate than at the usual one. The sum never falls below nought; since when
-    it stands above is when the shift began. The new rate is guessed from the stretches since then, never from the one
-    being judged (the adaptive sum of Lorden and Pollak, Annals of Statistics 2005), and the usual one from all that was
-    before, two standard errors up. Before the stretches, the sum goes over the last three days by the day.
+    A change point by a cumulative sum (Page, Biometrika 1954). Stretch by stretch of ten minutes, and before them day
+    by day for three days, it asks how much likelier all since a beginning is at a higher rate of failures than at the
+    usual one, as a logarithm. Where that falls to nought the beginning is given up, and what was since then is usual;
+    since when it stands above is when the shift began. The higher rate is not known: all are weighed, about the least
+    one that is looked for (a mixture with a beta prior, after Robbins and Siegmund, Annals of Statistics 1974). The
+    usual one is taken from all that was before, two standard errors up.
 
-    The rate of false alarms is stated, whatever the usual rate and volume: the likelihood ratio of one beginning is a
-    martingale of mean one, so that it ever exceeds e**h with a chance of at most e**-h (Ville), and there is at most
-    one beginning a stretch (Lorden, Annals of Mathematical Statistics 1971). Volume makes no difference: the sum is
-    over job runs. How job runs fail in clumps, all jobs of one run together, is measured by how much more the days
-    scatter than single runs would make them (the design effect): evidence counts for that much less, which keeps the
-    bound for clumps of that size however they hang together (Hoelder's inequality). Within the shift the same sum runs
-    the other way, and it ends when the usual rate is a hundred times likelier than one that is half-way back.
+    The rate of false alarms is stated, whatever the usual rate and the volume: from one beginning the likelihood ratio
+    ever exceeds e**h with a chance of at most e**-h (Ville), and there is at most one beginning a stretch (Lorden,
+    Annals of Mathematical Statistics 1971). How job runs fail in clumps, all jobs of one run together, is measured by
+    how much more the days scatter than single runs would make them (the design effect): evidence counts for that much
+    less. For a known higher rate that keeps the bound for clumps of that size, however they hang together (Hoelder's
+    inequality); benchmarks/false_alarms.py measures it for this one. Within the shift the same is asked the other way:
+    it ends when the usual rate is a hundred times likelier than one that is half-way back.
 
     `false_alarms_per_year`  the bound for one repository, at a constant rate of failures
     `ratio`, `step`          a shift is at least to `ratio` times the usual share, and by `step` (0.1: ten in a hundred)
@@ -158,9 +159,8 @@ class _Replay:
         if not self._evidence:
             self._begin(stretch.at_ms)
         now = self.now
-        rate = max(self._least, (now.failed + _GUESS_RUNS * self._least) / (now.runs + _GUESS_RUNS))
-        self._evidence += _speaks_for(rate, self._usual, stretch)
         now.add(stretch)
+        self._evidence = self._for_shift()
         if self._evidence <= 0:
             self._evidence = 0.0
             usual.failed += now.failed
@@ -169,24 +169,30 @@ class _Replay:
             self.shifted, self._evidence, self.back = True, 0.0, None
 
     def _is_shift(self) -> bool:
-        now, rule = self.now, self._rule
-        usual = self.before.failed / self.before.runs
-        least = min(max(rule.ratio * usual, usual + rule.step), (1 + usual) / 2)
-        return now.stretches >= rule.least_stretches and now.failed >= least * now.runs
+        now, usual = self.now, self.before.failed / self.before.runs
+        return now.stretches >= self._rule.least_stretches and now.failed >= _least_shift(self._rule, usual) * now.runs
 
     def _begin(self, at_ms: int) -> None:
-        rule = self._rule
         self.now = _Tally(at_ms)
-        self._usual = usual = _no_more_than(self.before, self._scatter)
-        self._least = min(max(usual * rule.ratio, usual + rule.step), (1 + usual) / 2)
+        self._usual = _no_more_than(self.before, self._scatter)
+        self._least = _least_shift(self._rule, self._usual)
+
+    def _for_shift(self) -> float:
+        """How much likelier all since it began is at a higher rate, whatever that is; 0 where it is no higher."""
+        failed, passed = self.now.failed, self.now.runs - self.now.failed
+        if failed <= self._usual * (failed + passed):
+            return 0.0
+        guess, calm = _GUESS_RUNS * self._least, _GUESS_RUNS * (1 - self._least)
+        shifted = _log_beta(failed + guess, passed + calm) - _log_beta(guess, calm)
+        return shifted - failed * log(self._usual) - passed * log(1 - self._usual)
 
     def _within(self, stretch: Counts) -> None:
         """Look for the end of the shift."""
         if self.back is None:
             self.back = _Tally(stretch.at_ms)
         now, back, usual = self.now, self.back, self.before
-        half_way = (self._least + now.failed / now.runs) / 2
-        self._evidence -= _speaks_for(half_way, (usual.failed + 0.5) / (usual.runs + 1), stretch)
+        half_way, rate = (self._least + now.failed / now.runs) / 2, (usual.failed + 0.5) / (usual.runs + 1)
+        self._evidence += stretch.failed * log(rate / half_way) + stretch.passed * log((1 - rate) / (1 - half_way))
         back.add(stretch)
         if self._evidence >= self._clear_at:
             self.shifted, self._evidence = False, 0.0
@@ -206,9 +212,12 @@ def _rest_of_day(profile: Profile) -> Counts:
     return Counts(first, max(0, day.passed - sum(stretch.passed for stretch in told)), failed)
 
 
-def _speaks_for(rate: float, usual: float, stretch: Counts) -> float:
-    """By how much the stretch is likelier at `rate` than at the usual one, as a logarithm."""
-    return stretch.failed * log(rate / usual) + stretch.passed * log((1 - rate) / (1 - usual))
+def _least_shift(rule: FailureRateShift, usual: float) -> float:
+    return min(max(usual * rule.ratio, usual + rule.step), (1 + usual) / 2)
+
+
+def _log_beta(failed: float, passed: float) -> float:
+    return lgamma(failed) + lgamma(passed) - lgamma(failed + passed)
 
 
 def _no_more_than(tally: _Tally, scatter: float) -> float:
