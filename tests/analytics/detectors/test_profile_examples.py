@@ -13,7 +13,8 @@ from analytics.detectors.failure_rate_shift import FailureRateShift
 from analytics.detectors.intermittent import Intermittent
 from analytics.detectors.queue_drift import QueueDrift
 from analytics.examples import Ran
-from tests.analytics.detectors.told import answers, profiles
+from analytics.profiles import profile_of
+from tests.analytics.detectors.told import answers, last, stretches
 
 DETECTORS: Sequence[type[ProfileDetector]] = (DurationDrift, FailureRateShift, Intermittent, QueueDrift)
 
@@ -48,7 +49,7 @@ def test_what_stands_never_turns_out_to_have_begun_earlier(rule: ProfileDetector
 
 @pytest.mark.parametrize(("rule", "runs"), _examples("FIRES", "SILENT"))
 def test_a_profile_is_not_changed_and_gives_the_same_answer_again(rule: ProfileDetector, runs: Sequence[Ran]) -> None:
-    at, profile = list(profiles(runs, rule))[-1]
+    at, profile = last(runs, rule)
     before = repr(profile)
     assert rule.judge(profile, at) == rule.judge(profile, at)
     assert repr(profile) == before
@@ -56,7 +57,13 @@ def test_a_profile_is_not_changed_and_gives_the_same_answer_again(rule: ProfileD
 
 @pytest.mark.parametrize(("rule", "runs"), _examples("FIRES"))
 def test_a_profile_of_one_stretch_and_no_day_is_survived(rule: ProfileDetector, runs: Sequence[Ran]) -> None:
-    at, profile = list(profiles(runs, rule))[-1]
+    at, profile = last(runs, rule)
     assert rule.judge(Profile(profile.recent[-1:], ()), at) is None
     assert rule.judge(Profile(profile.recent[-1:], profile.days[-1:]), at) is None
     assert rule.cleared(Profile((), ()), at)
+
+
+@pytest.mark.parametrize(("rule", "runs"), _examples("FIRES"))
+def test_profiles_of_the_tests_are_those_of_a_shard(rule: ProfileDetector, runs: Sequence[Ran]) -> None:
+    _, profile = last(runs, rule)
+    assert profile == profile_of(((c.at_ms, c) for c in stretches(runs, rule)), rule.by)

@@ -12,22 +12,27 @@ from analytics.buckets import fine_bucket_of
 from analytics.days import DAY_MS
 from analytics.detectors.detector import REPOSITORY, Counts, Finding, Profile, ProfileDetector
 from analytics.examples import Ran
+from analytics.profiles import STRETCH_MS
 from models.records.event import FAILING, Outcome
 
 MONDAY = 20_759 * DAY_MS
 HOUR = 3_600_000
-MINUTE = 60_000
 
 
 def profiles(runs: Sequence[Ran], rule: ProfileDetector) -> Iterator[tuple[int, Profile]]:
     """The profile at the end of each stretch in which anything ended, and that end."""
-    width, kept = (10 * MINUTE, 8 * HOUR) if rule.by == REPOSITORY else (HOUR, 24 * HOUR)
-    stretches = _counted(runs, width)
-    for i, newest in enumerate(stretches):
+    width, kept = STRETCH_MS[rule.by], (8 if rule.by == REPOSITORY else 24) * HOUR
+    told = stretches(runs, rule)
+    for i, newest in enumerate(told):
         end = newest.at_ms + width
-        recent = [c for c in stretches[: i + 1] if c.at_ms > newest.at_ms - kept]
+        recent = [c for c in told[: i + 1] if c.at_ms > newest.at_ms - kept]
         days = _counted([run for run in runs if _at(run) < end], DAY_MS)
         yield end, Profile(recent, [c for c in days if c.at_ms >= end - 29 * DAY_MS])
+
+
+def stretches(runs: Sequence[Ran], rule: ProfileDetector) -> list[Counts]:
+    """What ended, by the stretches in which `rule` is asked."""
+    return _counted(runs, STRETCH_MS[rule.by])
 
 
 def answers(runs: Sequence[Ran], rule: ProfileDetector) -> list[tuple[int, Finding | None, str]]:
