@@ -292,7 +292,9 @@ def _rows(encoding: Encoding, block: _Block, parse: Parse, bad: list[Mark]) -> p
         halves = block.part(0, size // 2), block.part(size // 2, size)
         return _in_order([_rows(encoding, half, _PARSERS[encoding](half.payloads), bad) for half in halves])
     raw = block.raw
-    where = [np.array(raw.positions)[block.places], np.array(raw.entry_ms, np.int64)[block.places], block.received]
+    # An id has 64 bits; what lies behind the year 9999 counts as that, as it never counts for more than received_at.
+    entry_ms = np.minimum(np.array(raw.entry_ms, np.uint64), MAX_RECEIVED_MS).astype(np.int64)
+    where = [np.array(raw.positions)[block.places], entry_ms[block.places], block.received]
     if counts is not None:
         where = [np.repeat(numbers, counts) for numbers in where]
     batch = pa.RecordBatch.from_arrays([*map(pa.array, where), *flat], schema=BATCH_SCHEMA)

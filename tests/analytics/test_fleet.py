@@ -50,6 +50,12 @@ def minute_of(row: IncidentRow) -> int:
 
 
 @pytest.fixture
+def rng() -> random.Random:
+    """One seed, always: what is claimed of chance holds of 97 in a hundred seeds, not of all."""
+    return random.Random(4)
+
+
+@pytest.fixture
 def messages(rng: random.Random) -> dict[int, list[ClosedMinutes]]:
     """Two hours of a small fleet with an outage."""
     return told(World(rng, repositories=120, outages=[OUTAGE]).minutes(120), SOON)
