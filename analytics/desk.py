@@ -149,9 +149,18 @@ def _scope(by: tuple[Field, ...], events: Sequence[tuple[Detector, int]]) -> Sco
     return Scope(rules, max((within for _, within in rules), default=0), categories)
 
 
-def visible(detector: Detector, history: Sequence[Seen], since_ms: int, known_since_ms: int = 0) -> History:
+def visible(detector: Detector, history: Sequence[Seen], since_ms: int) -> History:
     """The part of a history that `detector` sees, of what came after `since_ms`."""
-    first = bisect_right(history, since_ms, key=_AT) if history and history[0].at_ms <= since_ms else 0
+    return view(detector, history, first_since(history, since_ms), 0)
+
+
+def first_since(history: Sequence[Seen], since_ms: int) -> int:
+    """The place of the first event that came after `since_ms`."""
+    return bisect_right(history, since_ms, key=_AT) if history and history[0].at_ms <= since_ms else 0
+
+
+def view(detector: Detector, history: Sequence[Seen], first: int, known_since_ms: int) -> History:
+    """The part of a history that `detector` sees, from the place `first` on."""
     sees = detector.sees
     wanted = detector.categories
     return History(

@@ -18,7 +18,7 @@ from analytics.subjects import subject_of
 from models.records.event import uuid5_text
 from models.records.outputs import FindingRow, FindingState
 
-_MOST_EVENTS: Final = 32
+_MOST_EVENTS: Final = 16
 GONE: Final = "no longer holds"
 
 
@@ -33,12 +33,13 @@ class Context(NamedTuple):
 
 @dataclass(slots=True)
 class Open:
-    """A finding that stands. `began_ms` is the earliest beginning it had."""
+    """A finding that stands. `began_ms` is the earliest beginning it had, `about` its subject as rows have it."""
 
     finding_id: str
     revision: int
     began_ms: int
     finding: Finding
+    about: tuple[str, str, str]
 
 
 class Findings:
@@ -69,24 +70,25 @@ class Findings:
         elif finding != last.finding:
             last.revision += 1
             last.finding = finding
-            self._say(detector, key, last, FindingState.CHANGED, finding.message, where)
+            self._say(detector, last, FindingState.CHANGED, finding.message, where)
 
     def _raise(self, detector: Rule, key: str, finding: Finding, where: Context) -> None:
         name = _name(detector, key)
         finding_id = uuid5_text("finding", name, finding.events[0] if finding.events else str(finding.first_ms))
         before = self._cleared.get(finding_id)
-        made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding)
+        about = subject_of(detector, key)
+        made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding, about)
         self._open[name] = made
-        self._say(detector, key, made, FindingState.RAISED, finding.message, where)
+        self._say(detector, made, FindingState.RAISED, finding.message, where)
 
     def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
         self._cleared.put(last.finding_id, last.revision)
         del self._open[_name(detector, key)]
-        self._say(detector, key, last, FindingState.CLEARED, why, where)
+        self._say(detector, last, FindingState.CLEARED, why, where)
 
-    def _say(self, detector: Rule, key: str, it: Open, state: FindingState, message: str, where: Context) -> None:
-        instance, repository, subject = subject_of(detector, key)
+    def _say(self, detector: Rule, it: Open, state: FindingState, message: str, where: Context) -> None:
+        instance, repository, subject = it.about
         self.said.append(
             FindingRow(
                 finding_id=it.finding_id,
@@ -122,15 +124,17 @@ class Findings:
 
     def state(self) -> list[Any]:
         """All that stands, as plain data."""
-        stands = [[name, o.finding_id, o.revision, o.began_ms, list(o.finding)] for name, o in self._open.items()]
+        stands = [
+            [name, o.finding_id, o.revision, o.began_ms, list(o.finding), o.about] for name, o in self._open.items()
+        ]
         return [stands, self._cleared.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         stands, cleared = state
-        for name, finding_id, revision, began_ms, (first, last, count, events, message) in stands:
+        for name, finding_id, revision, began_ms, (first, last, count, events, message), about in stands:
             finding = Finding(first, last, count, tuple(events), message)
-            self._open[name] = Open(finding_id, revision, began_ms, finding)
+            self._open[name] = Open(finding_id, revision, began_ms, finding, tuple(about))
         self._cleared.load(cleared)
 
 

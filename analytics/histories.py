@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from analytics.desk import MOST_REMEMBERED, Desk, visible
+from analytics.desk import MOST_REMEMBERED, Desk, first_since, view, visible
 from analytics.detectors.detector import JOB, Detector, Field, History, Seen
 from analytics.findings import Context
 from analytics.journal import Journal
@@ -136,10 +136,15 @@ class Histories:
         desk = self._desk
         where = desk.where(position, at_ms)
         since = desk.known_since(key)
+        views: dict[Any, History] = {}  # what more than one is shown is put together once
         for detector, within_ms in desk.scopes[self._by].rules:
             if outcome is not None and outcome not in detector.sees:
                 continue
-            sees = visible(detector, history, where.at_ms - within_ms, since)
+            first = first_since(history, where.at_ms - within_ms)
+            of = (first, detector.sees, detector.categories)
+            sees = views.get(of)
+            if sees is None:
+                sees = views[of] = view(detector, history, first, since)
             answer = desk.asking.judge(detector, key, sees, where, event) if sees else None
             if answer is None or at_ms is None:
                 desk.answer(detector, key, answer, sees, where, event)

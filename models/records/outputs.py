@@ -133,7 +133,7 @@ class FindingRow(NamedTuple):
     first_ms: int
     last_ms: int
     occurrences: int
-    events: list[str]  # ids of the events that prove it, at most 32
+    events: list[str]  # ids of the events that prove it, at most 16
     message: str
     at_ms: int  # stream time
     rulebook: str
