@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from itertools import chain
 from typing import Any, Final, Self
 
@@ -93,6 +94,7 @@ class Fleet:
         self._state = State(until=[-1] * shards)
         self._usual: Final = Usual()
         self._rulings: deque[Ruling] = deque()
+        self._due: list[int] = []  # the minutes that wait, as a heap
         self._known_elsewhere: Elsewhere | None = None
 
     def process(self, message: ClosedMinutes) -> list[IncidentRow]:
@@ -113,14 +115,17 @@ class Fleet:
             self._rulings.append(Ruling(message.until, message.rulebook, FleetRules.of(message.rules)))
         for minute, groups in message.minutes:
             if minute > known:
-                state.waiting.setdefault(minute, []).extend(groups)
+                if minute not in state.waiting:
+                    heappush(self._due, minute)
+                    state.waiting[minute] = []
+                state.waiting[minute].extend(groups)
 
     def _next(self) -> int | None:
         """The next minute to be judged, if all shards have closed it."""
         state = self._state
-        closed = min(state.until)
-        minute = state.at + 1 if state.open or state.window else min(state.waiting, default=closed + 1)
-        return minute if minute <= closed else None
+        busy = state.open or state.window
+        minute = state.at + 1 if busy else self._due[0] if self._due else None
+        return minute if minute is not None and minute <= min(state.until) else None
 
     def _judge(self, minute: int) -> list[IncidentRow]:
         """Put a minute to what is known, and say what changed."""
@@ -163,9 +168,9 @@ class Fleet:
     def _window(self, minute: int, length: int) -> dict[str, Minute]:
         """What failed in the minutes up to this one, by symptom."""
         state = self._state
-        groups = state.waiting.pop(minute, [])
-        if groups:
-            state.window[minute] = _by_symptom(groups)
+        if self._due and self._due[0] == minute:
+            heappop(self._due)
+            state.window[minute] = _by_symptom(state.waiting.pop(minute))
         for old in [known for known in state.window if known <= minute - length]:
             del state.window[old]
         together: dict[str, list[Minute]] = {}
@@ -280,6 +285,7 @@ class Fleet:
         fleet = cls(len(state.until))
         fleet._state = state
         fleet._rulings.extend(state.rulings)
+        fleet._due = sorted(state.waiting)
         fleet._usual.load(state.usual)
         return fleet
 

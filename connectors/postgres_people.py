@@ -118,6 +118,19 @@ class Standing(msgspec.Struct, frozen=True):
     findings: int
 
 
+class Incident(msgspec.Struct, frozen=True):
+    """An incident of the whole fleet that is going on."""
+
+    symptom: str
+    category: str | None
+    began_at: datetime
+    repositories: int
+    failures: int
+    dimension: str
+    value: str | None
+    message: str
+
+
 def totals(connection: Connection, window: Window) -> Totals:
     """All that happened in the window."""
     (found,) = _rows(connection, Totals, _TOTALS[window.period], {"since": window.since})
@@ -153,6 +166,11 @@ def decided(connection: Connection, since: datetime) -> list[Decided]:
 def standing(connection: Connection) -> list[Standing]:
     """The findings that stand now, by detector."""
     return _rows(connection, Standing, _STANDING, {})
+
+
+def incidents(connection: Connection) -> list[Incident]:
+    """The incidents that are going on, the widest first."""
+    return _rows(connection, Incident, _INCIDENTS, {})
 
 
 def _rows(connection: Connection, record: type[_T], query: str, parameters: Mapping[str, Any]) -> list[_T]:
@@ -244,6 +262,10 @@ FROM guard.recoveries WHERE day > %(day)s AND failed_at > %(since)s GROUP BY sco
 _DECIDED: Final = """
 SELECT verdict, reason, count(*) AS cases FROM guard.current_decisions WHERE written_at > %(since)s
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+"""
+_INCIDENTS: Final = """
+SELECT symptom, category, began_at, repositories, failures, dimension, value, message FROM guard.open_incidents
+ORDER BY repositories DESC, symptom
 """
 _STANDING: Final = """
 SELECT detector, count(*) AS findings FROM guard.open_findings GROUP BY 1 ORDER BY 2 DESC, 1

@@ -54,6 +54,7 @@ class DecisionCount(msgspec.Struct, frozen=True):
 class Essentials(msgspec.Struct, frozen=True):
     """What people would ask first. Jobs are of the last hour; what is flaky or expensive, of the last seven days."""
 
+    incidents: list[people.Incident]  # that are going on
     jobs: people.Totals
     green: list[people.Green]
     flakiest: list[people.FlakyJob]
@@ -103,6 +104,7 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
 
 def _essentials(connection: Connection, since: datetime) -> Essentials:
     return Essentials(
+        incidents=people.incidents(connection),
         jobs=people.totals(connection, people.Window(since, "minute")),
         green=people.green(connection, since),
         flakiest=people.flakiest(connection, most=_WORST),
@@ -155,6 +157,10 @@ def shown(standing: Standing) -> list[RenderableType]:
 
 def _people(it: Essentials) -> Iterator[RenderableType]:
     jobs = it.jobs
+    if it.incidents:
+        yield table(
+            "incidents", ("since", "what"), [(incident.began_at, incident.message) for incident in it.incidents]
+        )
     yield facts(
         "jobs in the last hour",
         [

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from analytics import rulebook as rulebooks
+from analytics.fleet_rules import FleetRules
 from analytics.rulebook import Rulebook
 from analytics.signatures.catalogue import from_mapping, shipped
 from models.records.errors import ConfigError
@@ -44,6 +45,7 @@ def test_the_digest_is_that_of_the_content_in_any_order() -> None:
         {"detectors": {"RepeatedFailure": {"threshold": 4}}},
         {"scorer": SCORER},
         {"signatures": (from_mapping("t", "own", SIGNATURE),)},
+        {"fleet": {"least_repositories": 5}},
     ],
 )
 def test_any_change_has_a_digest_of_its_own(change: dict[str, Any]) -> None:
@@ -107,3 +109,11 @@ def test_a_rulebook_does_not_change_with_what_it_was_made_of() -> None:
     policy["least_score"] = 0.1
     assert rulebook.body["policy"] == {"least_score": 0.7}
     assert Rulebook(rulebook.body).digest == rulebook.digest
+
+
+def test_what_the_fleet_is_told_has_defaults_and_bounds() -> None:
+    assert rulebooks.compose().fleet == FleetRules()
+    assert rulebooks.compose(fleet={"least_repositories": 5}).fleet == FleetRules(least_repositories=5)
+    for wrong in ({"least": 5}, {"least_repositories": 1}, {"explaining_share": 1.5}, {"window_minutes": "5"}):
+        with pytest.raises(ConfigError, match=r"rulebook\.fleet"):
+            rulebooks.compose(fleet=wrong)

@@ -17,13 +17,25 @@ from psycopg.conninfo import make_conninfo
 from psycopg.errors import QueryCanceled
 
 from connectors import postgres
+from connectors import postgres_people as people
 from connectors.postgres import Connection, connect, migrate, prune, schema_version
 from connectors.postgres_queries import dead_letter, dead_letters, explain, mark_replayed, status
 from connectors.postgres_rows import STATEMENT, TABLES, Written, texts
 from connectors.postgres_schema import document
 from models.records.errors import ConfigError, Unavailable
 from models.records.outputs import ShardOutput
-from tests.connectors.outputs import MINUTE_MS, NOW_MS, aggregate, decision, failure, finding, letter, output, progress
+from tests.connectors.outputs import (
+    MINUTE_MS,
+    NOW_MS,
+    aggregate,
+    decision,
+    failure,
+    finding,
+    incident,
+    letter,
+    output,
+    progress,
+)
 
 ROOT = Path(__file__).parents[2]
 OWN_COLUMNS = {"dead_letters": {"written_at", "replayed_at"}}  # every other table adds only written_at
@@ -355,6 +367,21 @@ def test_a_replayed_dead_letter_leaves_the_list_and_keeps_its_payload(connection
     assert bytes(replayed["payload"]) == bytes(range(256))
     assert replayed["replayed_at"] is not None
     assert dead_letter(connection, ids[1]) is None
+
+
+def test_an_incident_is_open_until_it_is_closed_or_nothing_is_heard_of_it(connection: Connection) -> None:
+    def open_ones() -> list[tuple[str, int]]:
+        return [(one.symptom, one.repositories) for one in people.incidents(connection)]
+
+    said = [incident(1, symptom="a"), incident(1, 1, symptom="a", state="changed", repositories=30)]
+    write(connection, ShardOutput([], [], [], [], [], incidents=[*said, incident(2, symptom="b", dimension="all")]))
+    assert open_ones() == [("a", 30), ("b", 24)]
+    write(connection, ShardOutput([], [], [], [], [], incidents=[incident(2, 1, state="closed", why="calm")]))
+    assert open_ones() == [("a", 30)]
+    later = progress(2)._replace(stream_ms=incident(1).at_ms + 2 * 3_600_000 + 1)
+    for parameters in texts([Written(0, ShardOutput([], [], [], [], []), later)]):
+        connection.execute(STATEMENT, parameters)
+    assert open_ones() == [], "whoever would close it has lost its memory"
 
 
 def test_status_counts_what_was_written_since(connection: Connection) -> None:

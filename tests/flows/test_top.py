@@ -14,7 +14,7 @@ from flows.servers import now_ms
 from flows.top import Board, Paced, Since, plain
 from flows.top_view import brief, percent, view
 from models.records.outputs import ShardOutput
-from tests.connectors.outputs import aggregate, decision, failure, finding, job_hour, progress
+from tests.connectors.outputs import aggregate, decision, failure, finding, incident, job_hour, progress
 from tests.flows.conftest import Guard, write
 
 AT = datetime(2026, 11, 26, 8, 50, tzinfo=UTC)
@@ -153,7 +153,8 @@ def rows(servers: None, database: str) -> None:
         events=[red[0].failure_id],
     )
     whole = aggregate(1, minute_ms=minute, duration_ms_sum=9_000, durations=[0, 0, 4, *[0] * 13])
-    said = ShardOutput(red, [flaky], [decision(1)], [whole], [], job_hours=[job_hour(1, hour_ms=hour)])
+    hours = [job_hour(1, hour_ms=hour)]
+    said = ShardOutput(red, [flaky], [decision(1)], [whole], [], job_hours=hours, incidents=[incident(1)])
     write(database, [(1, said, progress(1))])
 
 
@@ -190,9 +191,13 @@ def test_where_there_is_no_terminal_it_is_shown_once(guard: Guard, rows: None) -
 
 def test_status_tells_the_essential(guard: Guard, rows: None) -> None:
     told = guard("status", "--json").json()["essentials"]
+    assert [(each["symptom"], each["value"]) for each in told["incidents"]] == [
+        ("connection-reset", "registry.example")
+    ]
     assert (told["jobs"]["ended"], told["jobs"]["failed"]) == (4, 1)
     assert len(told["flakiest"]) == len(told["most_expensive"]) == 1
     text = guard("status").out
     assert "1 (25.0%)" in text
+    assert "24 repositories within 5 minutes" in text
     assert "flakiest jobs in 7 days" in text
     assert "most expensive failures in 7 days" in text

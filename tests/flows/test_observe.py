@@ -1,0 +1,27 @@
+"""What the dataflow tells Prometheus of how things stand."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from connectors.metric_kinds import REGISTRY
+from flows import observe
+from models.records.outputs import ShardOutput
+from tests.connectors.outputs import incident, progress
+from tests.flows.conftest import write
+
+
+def incidents_open(category: str) -> float | None:
+    return REGISTRY.get_sample_value("guard_incidents_open", {"category": category})
+
+
+def test_incidents_are_counted_by_category_while_they_are_open(database: str) -> None:
+    backlog = observe.Backlog(Redis(), database)
+    said = [incident(1), incident(2), incident(3, signature=None, category=None)]
+    write(database, [(0, ShardOutput([], [], [], [], [], incidents=said), progress(1))])
+    backlog._standing()
+    assert [incidents_open(category) for category in ("network", "unknown", "test")] == [2, 1, 0]
+    over = [incident(n, 1, state="closed", why="calm") for n in (1, 2, 3)]
+    write(database, [(0, ShardOutput([], [], [], [], [], incidents=over), progress(2))])
+    backlog._standing()
+    assert [incidents_open(category) for category in ("network", "unknown", "test")] == [0, 0, 0]
