@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analytics.fleet import Fleet
 from analytics.past import MOST_AT_ONCE, Span, batches, by_shard
 from analytics.rulebook import Rulebook
 from analytics.shard import REJECT_WINDOW, Shard
@@ -55,11 +56,12 @@ def replay(events: Past, rulebook: Rulebook, *, resolve: Resolve | None = None) 
         rows, bad = checked(_arrow(events))
         events = batches_of(rows)
     said: dict[str, list[Any]] = {name: [] for name in RECORDS}
-    stats = NOTHING
+    stats, fleet = NOTHING, Fleet()
     for shard, each in sorted(events.items()):
         for output in judged(shard, each, rulebook, resolve):
             for name, rows_of in said.items():
                 rows_of.extend(getattr(output, name))
+            said["incidents"] += [row for message in output.closed for row in fleet.process(message)]
             stats = added(stats, output.stats)
     return Told({name: table(name, rows) for name, rows in said.items()}, stats, tuple(bad))
 

@@ -77,14 +77,15 @@ class Ids:
         self._young_blob: list[bytes] = []
         self._old_blob = b""
 
-    def take_all(self, ids: list[str]) -> bool:
-        """See all of `ids`, unless one of them was seen before or stands there twice; whether that was done."""
+    def are_new(self, ids: list[str]) -> bool:
+        """Whether none of `ids` was seen before, or stands there twice."""
         new = set(ids)
-        if len(new) < len(ids) or not self.young.isdisjoint(new) or not self.old.isdisjoint(new):
-            return False
-        self.young |= new
+        return len(new) == len(ids) and self.young.isdisjoint(new) and self.old.isdisjoint(new)
+
+    def take_all(self, ids: list[str]) -> None:
+        """See all of `ids`, which are new."""
+        self.young.update(ids)
         self.fresh += ids
-        return True
 
     def turn(self) -> None:
         """Forget the older half."""

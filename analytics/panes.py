@@ -1,15 +1,19 @@
 """Aggregates per repository and minute of event time, in panes that close behind stream time.
 
 Rows are gathered as Arrow columns and folded by group-by whenever enough of them stand about, so that one event costs
-next to nothing. All that is added are integers: the result does not depend on how rows were grouped into batches. A
-row that comes after its minute was closed is counted as late in the minute that stream time stands in.
+next to nothing. Where a batch of the past spans many minutes with a few rows each, these are kept one by one instead: a
+group-by costs as much as a hundred rows. All that is added are integers: the result does not depend on how rows were
+grouped into batches. A row that comes after its minute was closed is counted as late in the minute that stream time
+stands in.
 
 Counted are jobs (and runs where run and job are one, as in Jenkins): started, completed without failing, failed.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from operator import add
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +28,9 @@ BUCKETS: Final = 16
 _FOLD_ROWS: Final = 8192
 _FOLD_TABLES: Final = 64
 """What costs is the number of tables more than that of rows, and the end of an epoch is no time to find many."""
+_FEW_ROWS: Final = 64
+"""Of a minute on average; batches that span more than _FEW_MINUTES and hold no more are kept row by row."""
+_FEW_MINUTES: Final = 4
 _SEPARATOR: Final = "\x1f"
 
 _KEYS: Final = ("minute", "platform", "instance", "repository", "job_key", "bucket")
@@ -71,10 +78,15 @@ class Panes:
         """Begin with what `tables` hold, in the form that `state` gives."""
         self._tables: list[pa.Table] = tables or []
         self._rows = sum(t.num_rows for t in self._tables)
+        self._few: dict[int, list[tuple[Any, ...]]] = {}  # rows of those minutes that have few
 
     def add(self, columns: dict[str, pa.Array | Ints]) -> None:
         """Add rows by column: the keys and sums of this module."""
         table = pa.table({f.name: columns[f.name] for f in _SCHEMA}, schema=_SCHEMA)
+        if _is_sparse(table):
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                self._few.setdefault(row[0], []).append(row)
+            return
         self._tables.append(table)
         self._rows += table.num_rows
         if self._rows > _FOLD_ROWS or len(self._tables) > _FOLD_TABLES:
@@ -88,17 +100,22 @@ class Panes:
 
     def close(self, minute: int) -> tuple[list[Minute], dict[str, list[int]]]:
         """Take out `minute`; give its repositories in order, and the durations of each job by bucket."""
+        few = self._few.pop(minute, [])
         if not self._tables:
-            return [], {}
+            return _of_few(few)
         whole = pa.concat_tables(self._tables)
         mine = np.asarray(whole.column("minute")) == minute
-        self._tables = [whole.filter(pa.array(~mine))]
-        self._rows = self._tables[0].num_rows
-        closing = whole.filter(pa.array(mine)).combine_chunks()
+        rest = whole.filter(pa.array(~mine))
+        self._tables = [rest] if rest.num_rows else []
+        self._rows = rest.num_rows
+        closing = pa.concat_tables([whole.filter(pa.array(mine)), _table(few)]).combine_chunks()
         return _minutes(closing), _by_job(closing)
 
     def state(self) -> bytes:
         """All open panes as an Arrow IPC stream."""
+        if self._few:
+            self._tables.append(_table([row for rows in self._few.values() for row in rows]))
+            self._few = {}
         if self._tables:
             self._fold()
         sink = pa.BufferOutputStream()
@@ -118,6 +135,37 @@ def _summed(table: pa.Table) -> pa.Table:
     sums = table.combine_chunks().group_by(list(_KEYS), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
     renamed = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
     return renamed.select(_SCHEMA.names).cast(_SCHEMA)
+
+
+def _is_sparse(table: pa.Table) -> bool:
+    minutes = len(np.unique(np.asarray(table.column("minute"))))
+    return minutes > _FEW_MINUTES and table.num_rows <= _FEW_ROWS * minutes
+
+
+def _table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, _SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _of_few(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Minute], dict[str, list[int]]]:
+    """What `_minutes` and `_by_job` give, of a few rows."""
+    repositories: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
+    jobs: dict[str, list[int]] = {}
+    for _, platform, instance, repository, job, bucket, *numbers in rows:
+        key = (platform, instance, repository)
+        sums, durations = repositories.setdefault(key, ([0] * len(_SUMS), [0] * BUCKETS))
+        sums[:] = map(add, sums, numbers)
+        if bucket >= 0 and (ended := numbers[1] + numbers[2]):
+            durations[bucket] += ended
+            jobs.setdefault(job, [0] * BUCKETS)[bucket] += ended
+    minutes = [
+        Minute(*key, started, completed, failed, duration_ms, durations, late)
+        for key, ((started, completed, failed, late, duration_ms), durations) in sorted(
+            repositories.items(), key=lambda item: _SEPARATOR.join(item[0])
+        )
+    ]
+    return minutes, dict(sorted(jobs.items()))
 
 
 def _by_bucket(table: pa.Table, codes: Ints, groups: int) -> list[list[int]]:

@@ -42,6 +42,8 @@ MOST_PROFILES: Final = 100_000
 _LEAST_ROWS: Final = 200
 _PORTIONS: Final[Mapping[tuple[Field, ...], int]] = {JOB: 3000, REPOSITORY: 500}
 """Of what closed together, so many seconds are taken, but at least _LEAST_ROWS rows a second."""
+_FEW_ROWS: Final = 64
+"""No more than a portion takes: what is said when must not depend on how rows came together."""
 _FOLD_ROWS: Final = 8192
 _FOLD_TABLES: Final = 64
 
@@ -438,6 +440,9 @@ def _repository_of(keys: pa.ChunkedArray) -> pa.Array:
 
 
 def _summed(table: pa.Table) -> pa.Table:
+    """One row for all that have the same keys. A few rows stay as they are: they are added up one by one in the end."""
+    if table.num_rows <= _FEW_ROWS:
+        return table
     sums = table.combine_chunks().group_by(list(_KEYS), use_threads=False).aggregate([(name, "sum") for name in _SUMS])
     renamed = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
     return renamed.select(_SCHEMA.names).cast(_SCHEMA)

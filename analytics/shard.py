@@ -160,9 +160,15 @@ class Shard:
                 self._open_minutes.add(minute)
                 self._desk.timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         self._profiles.expect(rows.ten_minutes)
-        # With no duplicate among them, and no turn of what is remembered, they need not be looked up one by one.
+        # With no duplicate among them, and no turn of what is remembered, they need not be looked up one by one; and
+        # what counts is known beforehand: a row of a minute comes before its pane closes, or counts in another.
         turns = max(rows.stream, default=0) // TURN_MS > self.stream_ms // TURN_MS
-        self._some_seen = turns or not self._ids.take_all(rows.ids)
+        new = self._ids.are_new(rows.ids)
+        self._some_seen = turns or not new
+        if not self._some_seen:
+            self._ids.take_all(rows.ids)
+        if new:
+            self._add_to_panes(rows.count)
         walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, rows.at, strict=True))
         done = 0
         for mark in batch.marks:

@@ -9,7 +9,7 @@ import polars as pl
 
 from analytics.past import Span
 from analytics.side_by_side import in_force
-from models.records.outputs import FindingState
+from models.records.outputs import FindingState, IncidentState
 
 _SHOWN: Final = 3
 _MOST: Final = 15
@@ -93,6 +93,18 @@ def _of(rows: pl.LazyFrame, name: str, span: Span) -> dict[str, Any]:
 
 def _iso(at: Any) -> str:  # noqa: ANN401 - a datetime, which polars does not type
     return str(at.isoformat(timespec="seconds")).replace("+00:00", "Z")
+
+
+def incidents(tables: Tables) -> list[dict[str, Any]]:
+    """What befell many repositories at once, as it stood at the end, in the order in which it was found."""
+    rows = tables["incidents"].sort("revision").collect()
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows.iter_rows(named=True):
+        known = found.setdefault(row["incident_id"], {"at": _iso(row["at"])})
+        told = {name: row[name] for name in ("symptom", "dimension", "value", "repositories", "failures", "message")}
+        over = row["state"] == IncidentState.CLOSED.value
+        known |= {"began_at": _iso(row["began_at"]), "closed_at": _iso(row["at"]) if over else None, **told}
+    return sorted(found.values(), key=lambda one: (one["at"], one["symptom"]))
 
 
 def faults(tables: Tables) -> list[dict[str, Any]]:

@@ -33,22 +33,12 @@ from models.records.outputs import (
     JobHour,
     ShardOutput,
 )
+from models.records.tables import TIMES
 
 TEXT_BYTES: Final = 32 << 20  # a jsonb value ends at 256 MiB, and both sides hold the text in memory
 
-_TIMES = {
-    "occurred_ms": "occurred_at",
-    "received_ms": "received_at",
-    "first_ms": "first_at",
-    "last_ms": "last_at",
-    "at_ms": "at",
-    "minute_ms": "minute",
-    "hour_ms": "hour",
-    "not_before_ms": "not_before",
-    "began_ms": "began_at",
-}
 _TYPES_BY_NAME = {
-    **dict.fromkeys(_TIMES, "timestamptz"),
+    **dict.fromkeys(TIMES, "timestamptz"),
     **dict.fromkeys(
         ("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id", "incident_id"), "uuid"
     ),
@@ -104,7 +94,7 @@ class Column(NamedTuple):
 def _column(field: str, hint: Any) -> Column:  # noqa: ANN401 -- a type, a union or a generic alias
     optional = type(None) in get_args(hint)
     plain = get_args(hint)[0] if optional else hint
-    return Column(field, _TIMES.get(field, field), _TYPES_BY_NAME.get(field) or _TYPES[plain], optional)
+    return Column(field, TIMES.get(field, field), _TYPES_BY_NAME.get(field) or _TYPES[plain], optional)
 
 
 def _columns(record: type[Any]) -> list[Column]:

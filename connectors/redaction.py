@@ -25,6 +25,7 @@ import msgspec
 import re2
 
 from models.records.event import Event, FailureContext, Metadata
+from models.records.outputs import DeadLetter
 
 RULES_PATH: Final = Path(__file__).with_name("redaction.toml")
 MAIL: Final = "mail"
@@ -157,6 +158,10 @@ class Redactor:
             metadata=self._struct(event.metadata, _META, "runner_labels"),
             failure_context=failure and self._struct(failure, _FAILURE, "error_patterns"),
         )
+
+    def redact_letter(self, letter: DeadLetter) -> DeadLetter:
+        """`letter`, which holds what others wrote into the streams, without what must not pass."""
+        return letter._replace(detail=self.redact(letter.detail), payload=self.redact_bytes(letter.payload))
 
     def redact_value(self, value: Any) -> Any:  # noqa: ANN401 - anything that can be logged
         """`value`, of dicts, lists and what is in them, without what must not pass; what stands under the name of a

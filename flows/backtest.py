@@ -25,15 +25,17 @@ from typing import Any, Final, NamedTuple, TypeVar
 import pyarrow.parquet as pq
 
 from analytics.backtest import NOTHING, added, judged
-from analytics.past import Span, batches
+from analytics.fleet import Fleet
+from analytics.past import MOST_AT_ONCE, Span, batches
 from analytics.rulebook import Rulebook
+from connectors.parquet import entries, files, shards
 from connectors.redaction import Redactor
-from flows.backtest_inputs import Piece, Redact, Run, Sorted, merged, redacted, sort
+from flows.backtest_inputs import Piece, Run, Sorted, merged, redacted, sort
 from flows.detector_files import DetectorFile, load
-from models.records.columns import Batch
+from models.records.columns import Batch, decode
 from models.records.errors import ConfigError, GuardError
 from models.records.event import SHARDS
-from models.records.outputs import ShardOutput, ShardStats
+from models.records.outputs import ClosedMinutes, IncidentRow, ShardOutput, ShardStats
 from models.records.tables import RECORDS, SCHEMAS, table
 
 _FEW_BYTES: Final = 4 << 20
@@ -115,6 +117,7 @@ class Judged(NamedTuple):
     shard: int
     files: dict[str, Path]
     stats: ShardStats
+    closed: list[ClosedMinutes]  # for the fleet
 
 
 class Workshop:
@@ -124,28 +127,31 @@ class Workshop:
         """`done` counts the events that were judged, in all processes."""
         self._plan: Final = plan
         self._done: Final = done
-        self._redact: Redact | None = None
+        self._redactor: Final = Redactor(plan.key)
+        self._redact: Final = redacted(self._redactor.redact_bytes)
 
     def sort(self, piece: Piece) -> Sorted:
         """Sort one piece of a file."""
-        if self._redact is None:
-            self._redact = redacted(Redactor(self._plan.key).redact_bytes)
         return sort(piece, self._plan.folder, self._redact)
 
     def judge(self, task: Task) -> Judged:
         """Let one shard say all that it has to say."""
         rules = self._plan.sides[task.side]
         parts = Parts(self._plan.folder, f"{task.side}-{task.shard:02}")
-        stats = NOTHING
+        stats, closed = NOTHING, []
         for output in judged(task.shard, _entries(task), rules.rulebook(), rules.resolve):
-            parts.add(output)
+            letters = list(map(self._redactor.redact_letter, output.dead_letters))
+            parts.add(output._replace(dead_letters=letters))
+            closed += output.closed
             stats = added(stats, output.stats)
             with self._done.get_lock():
                 self._done.value += output.stats.events
-        return Judged(task.side, task.shard, parts.close(), stats)
+        return Judged(task.side, task.shard, parts.close(), stats, closed)
 
 
 def _entries(task: Task) -> Iterator[Batch]:
+    if task.archive is not None:
+        return map(decode, entries(task.archive, task.shard, most=MOST_AT_ONCE))
     assert task.span is not None
     return batches(merged(task.runs), task.span)
 
@@ -286,9 +292,17 @@ def tasks(done: Iterable[Sorted], span: Span, sides: int) -> list[Task]:
     return [Task(side, shard, tuple(by_shard[shard]), span) for shard in largest for side in range(sides)]
 
 
+def archive_tasks(directory: Path, sides: int) -> list[Task]:
+    """What is to be judged of an archive, the largest shards first."""
+    sized = {shard: sum(file.entries for file in files(directory, shard)) for shard in shards(directory)}
+    largest = sorted(sized, key=lambda shard: (-sized[shard], shard))
+    return [Task(side, shard, archive=directory) for shard in largest for side in range(sides)]
+
+
 def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path) -> dict[str, Path]:
     """One file a table of what one set of rules said, by shard. Each appears in `folder` whole, without rows too."""
     ordered = sorted((part for part in parts if part.side == side), key=lambda part: part.shard)
+    incidents = _incidents(ordered)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.parquet" for name in RECORDS}
     for name, path in paths.items():
@@ -297,6 +311,8 @@ def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path
             for part in ordered:
                 if name in part.files:
                     _append(part.files[name], writer)
+            if name == "incidents" and incidents:
+                writer.write_table(table(name, incidents))
         whole.replace(path)
     return paths
 
@@ -305,6 +321,12 @@ def _append(part: Path, writer: pq.ParquetWriter) -> None:
     with pq.ParquetFile(part) as written:
         for group in range(written.num_row_groups):
             writer.write_table(written.read_row_group(group))
+
+
+def _incidents(parts: Sequence[Judged]) -> list[IncidentRow]:
+    """What the fleet says to all shards."""
+    fleet = Fleet()
+    return [row for part in parts for message in part.closed for row in fleet.process(message)]
 
 
 def sum_of(stats: Iterable[ShardStats]) -> ShardStats:

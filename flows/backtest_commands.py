@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from analytics.rulebook import Rulebook
-from flows import backtest, backtest_report, detector_files, truth_files
+from flows import backtest, backtest_archive, backtest_report, detector_files, truth_files
 from flows.backtest import Plan, Rules, Watch
-from flows.backtest_inputs import Sorted, pieces, told_rows
+from flows.backtest_inputs import Sorted, is_archive, pieces, told_rows
 from flows.backtest_page import page
 from flows.backtest_report import Read, Side
 from flows.command import DONE, LEFT_OUT, In, answer, complain, show
@@ -72,13 +72,15 @@ def run(
     settings = context.settings()
     own = [detector_files.read(path) for path in detector]
     names = [detector_files.checked(file).__name__ for file in own]
-    chosen = [
-        (name or "settings", named_rulebook(name, settings)) for name in (rulebook, *([compare] if compare else []))
-    ]
-    sides = [(name, _with(base, own, names, only=only)) for name, base in chosen]
+    archive = _archive(paths)
+    if archive is not None and not (own or rulebook or compare):
+        sides = [("as it was", backtest_archive.rules(archive, settings))]
+    else:
+        chosen = [rulebook or "settings", *([compare] if compare else [])]
+        sides = [(name, _with(named_rulebook(name, settings), own, names, only=only)) for name in chosen]
     rulebooks = [rules.rulebook() for _, rules in sides]
     truths = truth_files.read(truth, {type(d).__name__ for d in rulebooks[0].detectors}) if truth else []
-    read, said = _judged(paths, to, [rules for _, rules in sides], _key(settings))
+    read, said = _judged(archive or paths, to, [rules for _, rules in sides], _key(settings))
     made = [Side(name, book, *one) for (name, _), book, one in zip(sides, rulebooks, said, strict=True)]
     report = backtest_report.build(read, made, names, truths)
     (to / "report.json").write_text(to_json(report) + "\n", "utf-8")
@@ -89,6 +91,14 @@ def run(
         show(backtest_report.shown(report))
     _tell(read, to, time.monotonic() - began)
     return LEFT_OUT if read.wrong else DONE
+
+
+def _archive(paths: Sequence[Path]) -> Path | None:
+    """The archive, where it is one that is to be judged."""
+    found = [path for path in paths if is_archive(path)]
+    if found and len(paths) > 1:
+        raise InputError(f"{found[0]} is an archive, and is judged alone")
+    return found[0] if found else None
 
 
 def _key(settings: Settings) -> bytes:
@@ -108,19 +118,23 @@ def _with(base: Rulebook, own: Sequence[DetectorFile], names: Sequence[str], *, 
 
 
 def _judged(
-    paths: Sequence[Path], to: Path, sides: Sequence[Rules], key: bytes
+    past: Path | Sequence[Path], to: Path, sides: Sequence[Rules], key: bytes
 ) -> tuple[Read, list[tuple[dict[str, Path], ShardStats]]]:
-    """Read and judge all of it; the rows of the first side stand in `to`, those of a second below it."""
+    """Judge an archive, or files; the rows of the first side stand in `to`, those of a second below it."""
+    cut = [] if isinstance(past, Path) else pieces(past)
+    read = backtest_archive.read(past) if isinstance(past, Path) else None
+    size = sum(path.stat().st_size for path in {piece.path for piece in cut}) if read is None else read.rows << 9
     to.mkdir(parents=True, exist_ok=True)
-    cut = pieces(paths)
-    size = sum(path.stat().st_size for path in {piece.path for piece in cut})
     with tempfile.TemporaryDirectory(dir=to, prefix=".parts-") as folder, _bar() as watch:
         plan = Plan(tuple(sides), Path(folder), key)
         with backtest.crew(plan, size, watch) as crew:
-            done = crew.sort(cut)
-            read = _read(done)
-            events = sum(run.rows for part in done for run in part.runs) * len(sides)
-            parts = crew.judge(backtest.tasks(done, read.span, len(sides)), events)
+            if isinstance(past, Path) and read is not None:
+                todo = backtest.archive_tasks(past, len(sides))
+            else:
+                done = crew.sort(cut)
+                read = _read(done)
+                todo = backtest.tasks(done, read.span, len(sides))
+            parts = crew.judge(todo, (read.rows - read.wrong) * len(sides))
         return read, [
             (
                 backtest.put_together(parts, side, to / "compared" if side else to, Path(folder)),

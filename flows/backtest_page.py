@@ -38,6 +38,7 @@ def page(report: Mapping[str, Any]) -> str:
         parts += [
             _truth(one, name),
             _faults(one, name),
+            _incidents(one, name),
             _findings(one, report["own_detectors"], name),
             _decisions(one, name),
             _failures(one, name),
@@ -75,6 +76,9 @@ def _read(read: Mapping[str, Any]) -> str:
     if read["no_events"]:
         told = "".join(f"<li><code>{escape(line)}</code></li>" for line in read["no_events_because"])
         lines.append(f"<p>{read['no_events']:,} rows are no events and were left out:</p><ul>{told}</ul>")
+    if read["missing"]:
+        told = "".join(f"<li>{escape(line)}</li>" for line in read["missing"])
+        lines.append(f"<p>The archive has not all entries:</p><ul>{told}</ul>")
     if read["columns_passed_over"]:
         lines.append(f"<p class=dim>Columns that no event has: {escape(', '.join(read['columns_passed_over']))}</p>")
     return _section("What was read", *lines)
@@ -103,6 +107,14 @@ def _finding(said: Mapping[str, Any], one: Mapping[str, Any], own: Sequence[str]
     kind = ' class="own"' if one["detector"] in own else ""
     table = _table(("at", "repository", "first ones"), examples)
     return f"<div{kind}><h3>{escape(one['detector'])}</h3>{chart}{table}</div>"
+
+
+def _incidents(said: Mapping[str, Any], name: str) -> str:
+    if not said["incidents"]:
+        return ""
+    keys = ("began_at", "at", "closed_at", "repositories", "failures", "message")
+    heads = ("began", "found", "closed", "#repositories", "#failures", "what")
+    return _section(f"Incidents{name}", _table(heads, [[one[key] for key in keys] for one in said["incidents"]]))
 
 
 def _faults(said: Mapping[str, Any], name: str) -> str:

@@ -20,7 +20,7 @@ from analytics.past import Span
 from analytics.rulebook import Rulebook
 from flows import rulebook_lines
 from flows.tables import facts, table
-from models.records.outputs import FindingState, ShardStats
+from models.records.outputs import FindingState, IncidentState, ShardStats
 
 _SHOWN: Final = 20
 
@@ -37,6 +37,7 @@ class Read:
     told: Sequence[tuple[str, int, str]]  # of the wrong ones: file, row or line from 1, why
     unknown: tuple[str, ...]
     span: Span
+    missing: tuple[str, ...] = ()  # of an archive: positions that it has not, by shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def _input(read: Read, stats: ShardStats) -> dict[str, Any]:
         "no_events": read.wrong,
         "no_events_because": [f"{file}: row {row}: {why}" for file, row, why in read.told[:_SHOWN]],
         "columns_passed_over": list(read.unknown),
+        "missing": list(read.missing),
         "first_at": _iso(read.span.first_ms),
         "last_at": _iso(read.span.last_ms),
         "days": round(summary.days(read.span), 4),
@@ -93,6 +95,7 @@ def _said(side: Side, span: Span, own: Sequence[str], truths: Sequence[truth.Tru
         "failures": summary.failures(tables),
         "decisions": summary.decisions(tables),
         "findings": summary.findings(tables, span, detectors),
+        "incidents": summary.incidents(tables),
         "detector_faults": summary.faults(tables),
         "dead_letters": summary.dead_letters(tables),
         "over_time": summary.over_time(tables, span),
@@ -103,6 +106,9 @@ def _said(side: Side, span: Span, own: Sequence[str], truths: Sequence[truth.Tru
 
 
 def _alarms(tables: Mapping[str, pl.LazyFrame]) -> Iterator[truth.Alarm]:
+    opened = tables["incidents"].filter(pl.col("state") == IncidentState.OPENED.value)
+    for row in opened.with_columns(pl.col("at").dt.epoch("ms")).collect().iter_rows(named=True):
+        yield truth.Alarm(truth.INCIDENT, {**row, row["dimension"]: row["value"]}, row["at"], row["message"])
     raised = tables["findings"].filter(pl.col("state") == FindingState.RAISED.value)
     columns = ("detector", "instance", "subject", pl.col("at").dt.epoch("ms"), "message")
     for detector, instance, subject, at_ms, message in raised.select(*columns).collect().iter_rows():
@@ -120,6 +126,8 @@ def shown(report: Report) -> list[RenderableType]:
     for one in said:
         name = f" ({one['named']})" if two else ""
         parts += [_findings(one, report["own_detectors"], name), _decisions(one, name)]
+        if one["incidents"]:
+            parts.append(_incidents(one["incidents"], name))
         if one["detector_faults"]:
             parts.append(_faults(one["detector_faults"], name))
         if one["dead_letters"]:
@@ -140,6 +148,7 @@ def _input_facts(read: Mapping[str, Any]) -> RenderableType:
             ("late", read["late"] or None),
             ("no events", f"{read['no_events']:,} rows were left out" if read["no_events"] else None),
             *(("", line) for line in read["no_events_because"]),
+            *(("not archived", line) for line in read["missing"][:_SHOWN]),
             ("passed over", passed_over and f"columns that no event has: {passed_over}"),
         ],
     )
@@ -159,6 +168,13 @@ def _findings(said: Mapping[str, Any], own: Sequence[str], name: str) -> Rendera
     ]
     columns = ("detector", "#raised", "#still stand", "#repositories", "#a day", "for example")
     return table(f"findings{name}" + (", * yours" if own else ""), columns, rows)
+
+
+def _incidents(incidents: Sequence[Mapping[str, Any]], name: str) -> RenderableType:
+    rows = [
+        (one["began_at"], one["closed_at"], one["repositories"], one["failures"], one["message"]) for one in incidents
+    ]
+    return table(f"incidents{name}", ("began", "closed", "#repositories", "#failures", "what"), rows[:_SHOWN])
 
 
 def _faults(faults: Sequence[Mapping[str, Any]], name: str) -> RenderableType:

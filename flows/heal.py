@@ -224,13 +224,7 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
 
     def _redacted(self, output: ShardOutput) -> ShardOutput:
         """Dead letters hold what others wrote into the streams; it is redacted like all that is stored."""
-        clean = [
-            letter._replace(
-                detail=self._redactor.redact(letter.detail), payload=self._redactor.redact_bytes(letter.payload)
-            )
-            for letter in output.dead_letters
-        ]
-        return output._replace(dead_letters=clean)
+        return output._replace(dead_letters=list(map(self._redactor.redact_letter, output.dead_letters)))
 
     def on_notify(self) -> tuple[list[Said], bool]:
         """Nothing is timed by the engine: it knows only the wall clock."""

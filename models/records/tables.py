@@ -8,7 +8,15 @@ from typing import Any, Final, get_args, get_type_hints
 
 import pyarrow as pa
 
-from models.records.outputs import DeadLetter, DecisionRow, DetectorFault, DiagnosisRow, Failure, FindingRow
+from models.records.outputs import (
+    DeadLetter,
+    DecisionRow,
+    DetectorFault,
+    DiagnosisRow,
+    Failure,
+    FindingRow,
+    IncidentRow,
+)
 
 TIMES: Final[Mapping[str, str]] = {
     "occurred_ms": "occurred_at",
@@ -17,6 +25,9 @@ TIMES: Final[Mapping[str, str]] = {
     "last_ms": "last_at",
     "at_ms": "at",
     "minute_ms": "minute",
+    "hour_ms": "hour",
+    "not_before_ms": "not_before",
+    "began_ms": "began_at",
 }
 """Fields that hold Unix milliseconds, and the columns of times that they become."""
 
@@ -25,6 +36,7 @@ RECORDS: Final[Mapping[str, type[Any]]] = {
     "diagnoses": DiagnosisRow,
     "findings": FindingRow,
     "decisions": DecisionRow,
+    "incidents": IncidentRow,
     "dead_letters": DeadLetter,
     "detector_faults": DetectorFault,
 }

@@ -127,6 +127,22 @@ def test_the_sums_are_those_counted_by_hand_however_rows_came(
             assert panes.close(minute) == _by_hand(rows, minute)
 
 
+def test_many_minutes_with_a_few_rows_each_are_added_up_alike(rng: random.Random) -> None:
+    """A batch that spans many minutes, between others that do not, and a snapshot in the middle."""
+    rows = [{**_row(rng), "minute": minute} for minute in range(40) for _ in range(rng.randrange(4))]
+    rng.shuffle(rows)
+    dense = [{**_row(rng), "minute": rng.randrange(10, 12)} for _ in range(30)]
+    panes = Panes()
+    for some in (rows[:30], dense[:20], rows[30:], dense[20:]):
+        _add(panes, some)
+    for minute in range(11):
+        assert panes.close(minute) == _by_hand(rows + dense, minute)
+    panes = Panes.of(panes.state())
+    for minute in range(11, 41):
+        assert panes.close(minute) == _by_hand(rows + dense, minute)
+    assert not panes._few
+
+
 def test_a_minute_is_given_once() -> None:
     rng = random.Random(1)
     panes = Panes()

@@ -245,6 +245,7 @@ def test_a_missing_column_is_named_with_its_file(guard: Guard, events: list[Even
 
 
 def test_two_rulebooks_side_by_side_say_what_differs_and_why(guard: Guard, lines: Path, tmp_path: Path) -> None:
+    lines.write_bytes(b"\n".join(lines_of(events_of(random.Random(5), 160))))
     (tmp_path / "strict.toml").write_text(
         "[rulebook.policy]\nleast_score = 0.999\n[rulebook.detectors.RepeatedFailure]\nthreshold = 2\n"
     )
@@ -329,7 +330,7 @@ def test_secrets_in_the_input_are_in_no_output(
 def test_the_page_stands_alone_and_a_browser_shows_it(
     guard: Guard, lines: Path, tmp_path: Path, detector: Callable[[str], Path], chromium: str
 ) -> None:
-    text = lines.read_bytes().replace(b"org/repo-0", b"org/<b>repo</b>")
+    text = lines.read_bytes().replace(b"org/repo-", b"org/<b>repo</b>-")
     lines.write_bytes(text)
     guard("backtest", lines, "--to", tmp_path / "out", "--detector", detector(DETECTOR))
     page = tmp_path / "out" / "report.html"
@@ -341,6 +342,6 @@ def test_the_page_stands_alone_and_a_browser_shows_it(
     assert "<script" not in page.read_text()
     assert "http" not in page.read_text().replace("org/", "")
     assert "<h3>QuickPair</h3>" in done.stdout
-    assert "<b>repo</b>" not in done.stdout
-    assert "&lt;b&gt;repo&lt;/b&gt;" in done.stdout
+    assert "<b>repo</b>-" not in done.stdout
+    assert "&lt;b&gt;repo&lt;/b&gt;-" in done.stdout
     assert done.stdout.count("<svg") == page.read_text().count("<svg") > 3
