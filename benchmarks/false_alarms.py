@@ -141,13 +141,13 @@ def _added(day: Counts, stretch: Counts) -> Counts:
 
 
 def false_alarms(rule: ProfileDetector, load: Load, seed: tuple[int, int]) -> tuple[int, int, float]:
-    """How often `rule` is raised though nothing changed, how often it was asked, and the seconds that took."""
+    """How often `rule` is raised though nothing changed, how often it was asked, and the seconds of CPU that took."""
     told = stretches(load, STRETCH_MS[rule.by], LEARNT_DAYS + JUDGED_DAYS, np.random.default_rng(seed))
     raised, stands, asked, seconds = 0, False, 0, 0.0
     for at_ms, profile in looks(told, rule.by, MONDAY_MS + LEARNT_DAYS * DAY_MS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         finds = rule.judge(profile, at_ms) is not None
-        seconds += time.perf_counter() - begun
+        seconds += time.process_time() - begun
         raised += finds and not stands
         stands, asked = finds, asked + 1
     return raised, asked, seconds

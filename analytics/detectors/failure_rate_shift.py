@@ -15,9 +15,9 @@ from analytics.examples import every
 _STRETCHES_A_YEAR: Final = 365 * 144
 _SURE_DAYS: Final = 7
 """How many days the first guess of the scatter counts for."""
-_MOST_ODD: Final = 36.0
+_MOST_ODD: Final = 64.0
 _MOST_CLUMP: Final = 100.0
-"""How far off a day may be, squared: six standard deviations, and ten failures."""
+"""How far off a day may be, squared: eight standard deviations, and ten failures."""
 _WIDTH: Final = 2.0
 """The usual rate is taken two standard errors higher than it was seen, since it is not known exactly."""
 _CLEAR_AT: Final = log(100)
@@ -78,7 +78,7 @@ class FailureRateShift(ProfileDetector):
     ratio: float = 2.0
     step: float = 0.1
     least_before: int = 30
-    least_stretches: int = 2
+    least_stretches: int = 3
     clump: float = 3.0
 
     def judge(self, profile: Profile, at_ms: int) -> Finding | None:
