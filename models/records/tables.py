@@ -69,6 +69,13 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 """The schema of each table."""
 
 
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    name: tuple(field for field in (schema.names[0], "revision") if field in schema.names)
+    for name, schema in SCHEMAS.items()
+}
+"""What makes a row of each table the one it is. The first with a key is final: another is the same, said again."""
+
+
 def table(name: str, rows: Sequence[Any]) -> pa.Table:
     """`rows`, records of the table `name`, by column."""
     schema = SCHEMAS[name]
