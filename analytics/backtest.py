@@ -27,7 +27,7 @@ from models.records.columns import Batch
 from models.records.event import SHARDS
 from models.records.flat import BadRow, checked
 from models.records.outputs import ShardOutput, ShardStats
-from models.records.tables import RECORDS, table
+from models.records.tables import KEYS, RECORDS, table
 
 Resolve: TypeAlias = Callable[[str], Rulebook]
 Past: TypeAlias = pa.Table | pl.DataFrame | Mapping[int, Iterable[Batch]]
@@ -63,7 +63,8 @@ def replay(events: Past, rulebook: Rulebook, *, resolve: Resolve | None = None) 
                 rows_of.extend(getattr(output, name))
             said["incidents"] += [row for message in output.closed for row in fleet.process(message)]
             stats = added(stats, output.stats)
-    return Told({name: table(name, rows) for name, rows in said.items()}, stats, tuple(bad))
+    tables = {name: table(name, rows) for name, rows in said.items()}
+    return Told({name: rows.filter(final(name, rows)) for name, rows in tables.items()}, stats, tuple(bad))
 
 
 def judged(
@@ -82,6 +83,15 @@ def batches_of(rows: pa.RecordBatch) -> dict[int, Iterable[Batch]]:
     span = Span(first.as_py(), last.as_py())
     parts = by_shard(pa.Table.from_batches([rows]))
     return {shard: batches(parts[shard].to_batches(MOST_AT_ONCE), span) for shard in range(SHARDS)}
+
+
+def final(name: str, rows: pa.Table) -> pa.Array:
+    """Which rows of the table `name`, in the order in which they were said, PostgreSQL would keep.
+
+    A shard that has forgotten a failure says the same of it again when it is told a second time.
+    """
+    keys = pl.DataFrame(rows.select(KEYS[name]))
+    return keys.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_arrow()
 
 
 def added(one: ShardStats, other: ShardStats) -> ShardStats:

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
-from analytics.backtest import NOTHING, added, judged
+from analytics.backtest import NOTHING, added, final, judged
 from analytics.fleet import Fleet
 from analytics.past import MOST_AT_ONCE, Span, batches
 from analytics.rulebook import Rulebook
@@ -36,7 +36,7 @@ from models.records.columns import Batch, decode
 from models.records.errors import ConfigError, GuardError
 from models.records.event import SHARDS
 from models.records.outputs import ClosedMinutes, IncidentRow, ShardOutput, ShardStats
-from models.records.tables import RECORDS, SCHEMAS, table
+from models.records.tables import KEYS, RECORDS, SCHEMAS, table
 
 _FEW_BYTES: Final = 4 << 20
 """Less than this is judged in this process: others would take longer to begin."""
@@ -74,7 +74,7 @@ class Rules:
         if self.named is None:
             return self.rulebook()
         if digest not in self.named:
-            raise ConfigError(f"rulebook {digest}: not kept anywhere")
+            raise ConfigError(f"rulebook {digest}: not in PostgreSQL")  # as the live flow said
         return _named(self, digest)
 
 
@@ -310,17 +310,22 @@ def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path
         with pq.ParquetWriter(whole, SCHEMAS[name], compression="zstd") as writer:
             for part in ordered:
                 if name in part.files:
-                    _append(part.files[name], writer)
+                    _append(name, part.files[name], writer)
             if name == "incidents" and incidents:
                 writer.write_table(table(name, incidents))
         whole.replace(path)
     return paths
 
 
-def _append(part: Path, writer: pq.ParquetWriter) -> None:
+def _append(name: str, part: Path, writer: pq.ParquetWriter) -> None:
+    """Write the rows of a shard's file, but for what was said again."""
+    keep = final(name, pq.read_table(part, columns=list(KEYS[name])))
     with pq.ParquetFile(part) as written:
+        first = 0
         for group in range(written.num_row_groups):
-            writer.write_table(written.read_row_group(group))
+            rows = written.read_row_group(group)
+            writer.write_table(rows.filter(keep[first : first + len(rows)]))
+            first += len(rows)
 
 
 def _incidents(parts: Sequence[Judged]) -> list[IncidentRow]:

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from analytics.backtest import final
 from analytics.fleet import Fleet
 from analytics.rulebook import Rulebook, compose
 from analytics.shard import Shard
@@ -41,7 +42,7 @@ def _resolve(*known: Rulebook) -> Any:
 
     def resolve(digest: str) -> Rulebook:
         if digest not in by_digest:
-            raise ConfigError(f"rulebook {digest}: not kept anywhere")
+            raise ConfigError(f"rulebook {digest}: not in PostgreSQL")
         return by_digest[digest]
 
     return resolve
@@ -55,7 +56,8 @@ def _expected(logs: dict[int, Log], *known: Rulebook) -> dict[str, list[dict[str
     fleet = Fleet()
     incidents = [row for output in outputs for message in output.closed for row in fleet.process(message)]
     rows = {name: [row for output in outputs for row in getattr(output, name)] for name in RECORDS}
-    return {name: table(name, some).to_pylist() for name, some in (rows | {"incidents": incidents}).items()}
+    tables = {name: table(name, some) for name, some in (rows | {"incidents": incidents}).items()}
+    return {name: some.filter(final(name, some)).to_pylist() for name, some in tables.items()}
 
 
 def _rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
