@@ -150,10 +150,14 @@ def _more_events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
 
 
 def _outage(rng: random.Random, hours: float) -> Iterator[Told]:
-    """A registry that is away for a tenth of the story, and after it is back a few failures more."""
+    """A registry that is away for a tenth of the story; it failed once before, and after it is back a few times more.
+
+    What was seen before is no new name, whenever in the story other rules come into force.
+    """
     began_ms, takes_ms = BEGINS * 1000 + hours * 0.75 * 3_600_000, hours * 0.1 * 3_600_000
-    for number in range(240):
-        at_ms = int(began_ms + takes_ms * (rng.random() if number < 230 else rng.uniform(1, 2)))
+    when = [-7.0, *(rng.random() for _ in range(230)), *(rng.uniform(1, 2) for _ in range(10))]
+    for number, share in enumerate(when):
+        at_ms = int(began_ms + takes_ms * share)
         where = {"instance": "hub", "repository": f"org/away-{number % 60}", "runner_labels": ["pool-7"]}
         run: dict[str, Any] = {"pipeline_id": f"away {number}", "job_id": f"away {number}", **where}
         event = make_event(Outcome.FAILED, at_ms, step="Initialize containers", duration_ms=9000, **run)
@@ -537,6 +541,10 @@ def count_absorbed(ground: Ground) -> Callable[[], int]:
             return int(found[0]) if found else 0
 
     return absorbed
+
+
+SOON: Final = {"GUARD_RULEBOOK__FLEET__LEARNING_MINUTES": "1"}
+"""Variables that let the fleet speak in a story, which is short."""
 
 
 def changed(**detectors: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults.harness import Flow, Ground, changed, count_absorbed, pace, story
+from tests.faults.harness import SOON, Flow, Ground, changed, count_absorbed, pace, story
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
@@ -21,6 +21,7 @@ def test_kills_at_random_moments_leave_exactly_the_rows_of_a_calm_run(
     ground: Ground, rng: random.Random, processes: int, kills: int
 ) -> None:
     entries = story(rng.randrange(1 << 30))
+    ground.variables |= SOON
     absorbed = count_absorbed(ground)
     seconds: list[float] = []
     with Flow(ground, processes=processes, flow__snapshot_seconds=rng.uniform(0.5, 1.0)) as flow:
