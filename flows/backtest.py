@@ -41,7 +41,7 @@ from models.records.tables import KEYS, RECORDS, SCHEMAS, table
 _FEW_BYTES: Final = 4 << 20
 """Less than this is judged in this process: others would take longer to begin."""
 _LOOK_SECONDS: Final = 0.2
-_GROUP_ROWS: Final = 32_768
+_GROUP_ROWS: Final = 8192
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,12 +58,12 @@ class Rules:
     named: Mapping[str, Mapping[str, Any]] | None = None
 
     def rulebook(self) -> Rulebook:
-        """The rulebook, compiled.
+        """The rulebook, which compiles its signatures when it first needs them.
 
         Raises:
             ConfigError: a detector's file does not hold what it should.
         """
-        return _compiled(self)
+        return _made(self)
 
     def resolve(self, digest: str) -> Rulebook:
         """The rulebook of `digest`.
@@ -79,10 +79,8 @@ class Rules:
 
 
 @cache
-def _compiled(rules: Rules) -> Rulebook:
-    made = Rulebook(rules.body, also=tuple(map(load, rules.also)))
-    made.catalogue.check()
-    return made
+def _made(rules: Rules) -> Rulebook:
+    return Rulebook(rules.body, also=tuple(map(load, rules.also)))
 
 
 @cache
@@ -201,7 +199,7 @@ def _begin(plan: Plan, done: Any) -> None:  # noqa: ANN401 - as above
     """What a spawned process does first."""
     _open(plan, done)
     for rules in plan.sides:
-        rules.rulebook()
+        rules.rulebook().catalogue.check()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as in flows/worker.py: batches are made and dropped by the thousand
@@ -323,7 +321,7 @@ def _append(name: str, part: Path, writer: pq.ParquetWriter) -> None:
     with pq.ParquetFile(part) as written:
         first = 0
         for group in range(written.num_row_groups):
-            rows = written.read_row_group(group)
+            rows = written.read_row_group(group, use_threads=False)
             writer.write_table(rows.filter(keep[first : first + len(rows)]))
             first += len(rows)
 

@@ -24,7 +24,7 @@ from models.records.errors import InputError, MalformedPayload
 from models.records.flat import KNOWN, ROW_SCHEMA, BadRow, checked, from_lines
 
 _PIECE_BYTES: Final = 8 << 20  # of JSON lines, some 15,000 events
-_PIECE_ROWS: Final = 32_768
+_PIECE_ROWS: Final = 16_384
 _MOST_BAD: Final = 1000  # of each piece that are told one by one
 _WRITE: Final = pa_ipc.IpcWriteOptions(compression="lz4")
 _PARQUET: Final = b"PAR1"
