@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from analytics.desk import MOST_REMEMBERED, Desk, first_since, view, visible
-from analytics.detectors.detector import JOB, Detector, Field, History, Seen
+from analytics.detectors.detector import JOB, SIGNATURE, Detector, Field, History, Seen
 from analytics.findings import Context
 from analytics.journal import Journal
 from analytics.memory import Generations
@@ -40,6 +40,17 @@ class Remembered:
         self.failing = {seen.commit_sha for seen in self.seen if seen.outcome in FAILING}
         newest = next((seen for seen in reversed(self.seen) if seen.main), None)
         self.green_ms = _NEVER if newest is None else newest.at_ms if newest.outcome is Outcome.PASSED else _ALWAYS
+        self.repeated.clear()
+
+    def grew(self, new: Seen) -> None:
+        """Note what follows from one event more; of one that is not the newest, all is looked through again."""
+        if new != self.seen[-1]:
+            self.changed()
+            return
+        if new.outcome in FAILING:
+            self.failing.add(new.commit_sha)
+        if new.main:
+            self.green_ms = new.at_ms if new.outcome is Outcome.PASSED else _ALWAYS
         self.repeated.clear()
 
 
@@ -75,7 +86,10 @@ class Histories:
         full = len(known.seen) > MOST_IN_HISTORY
         if full:
             self._shorten(known.seen)
-        self._changed(key, known)
+        if full or len(came) > 1:
+            self._changed(key, known)
+        else:
+            self._grew(key, known, new)
         self._judge(key, known.seen, position, outcome=None if full else new.outcome, event=new.id)
         return True
 
@@ -85,6 +99,10 @@ class Histories:
 
     def _changed(self, key: str, known: Remembered) -> None:  # noqa: ARG002 - of use to jobs
         """Note that a history is not what it was."""
+        self._journal.changed.append(key)
+
+    def _grew(self, key: str, known: Remembered, new: Seen) -> None:  # noqa: ARG002 - of use to jobs
+        """Note that there is one event more."""
         self._journal.changed.append(key)
 
     def _shorten(self, seen: list[Seen]) -> None:
@@ -135,7 +153,7 @@ class Histories:
         """
         desk = self._desk
         where = desk.where(position, at_ms)
-        since = desk.known_since(key)
+        since = desk.known_since(key) if self._by == SIGNATURE else 0
         views: dict[Any, History] = {}  # what more than one is shown is put together once
         for detector, within_ms in desk.scopes[self._by].rules:
             if outcome is not None and outcome not in detector.sees:
@@ -275,6 +293,10 @@ class JobHistories(Histories):
     def _changed(self, key: str, known: Remembered) -> None:
         super()._changed(key, known)
         known.changed()
+
+    def _grew(self, key: str, known: Remembered, new: Seen) -> None:
+        super()._grew(key, known, new)
+        known.grew(new)
 
     def _shorten(self, seen: list[Seen]) -> None:
         """Forget what is oldest."""

@@ -346,8 +346,8 @@ def profile_of(ended: Iterable[tuple[int, Counts]], by: tuple[Field, ...]) -> Pr
 
 
 def _alike(new: Finding, old: Finding) -> bool:
-    """Whether nothing of note changed since: not when it began, and not by half how much there is of it."""
-    return new.first_ms == old.first_ms and 2 * new.occurrences < 3 * max(1, old.occurrences)
+    """Whether nothing of note changed since: it did not begin earlier, and there is not half as much again of it."""
+    return new.first_ms >= old.first_ms and 2 * new.occurrences < 3 * max(1, old.occurrences)
 
 
 def _counts(hour: Hour) -> Counts:
