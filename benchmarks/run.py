@@ -65,6 +65,7 @@ CASES: Final[Mapping[str, Case]] = {
     "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
     "archive": Case("benchmarks.archive_speed", "benchmarks.archive_speed --events 20000 --rounds 1"),
     "backtest": Case("benchmarks.backtest_speed --events 1000000", "benchmarks.backtest_speed --events 20000"),
+    "composite": Case("benchmarks.composite", "benchmarks.composite --backgrounds quiet --speeds 3600"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
         "benchmarks.snapshots --repositories 2000 --minutes 2 --seconds 6",
@@ -104,6 +105,8 @@ def _summary(line: Mapping[str, Any]) -> str:
         "peak_mib",
         "growth",
         "took_ms",
+        "found",
+        "missed",
     )
     shown = ", ".join(f"{name} {line[name]}" for name in names if name in line)
     return f"{line['case']} {line.get('subject', '')}: {shown}"
