@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -58,13 +58,18 @@ class Rulebook:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The signatures, compiled."""
-        return Catalogue(self._signatures)
+        """The signatures, compiled; rulebooks that have the same share them, for it takes a second."""
+        return _compiled(self._signatures)
 
     @cached_property
     def scorer(self) -> RerunPasses:
         """The scorer, from its artefact."""
         return RerunPasses.from_artefact(self.body["scorer"])
+
+
+@lru_cache(2)
+def _compiled(signatures: tuple[Signature, ...]) -> Catalogue:
+    return Catalogue(signatures)
 
 
 def compose(

@@ -1,0 +1,1 @@
+"""Notebooks, and what they need: nothing else imports them. They alone in analytics read files."""
