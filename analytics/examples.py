@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from analytics.detectors.detector import Seen, milliseconds
 from models.records.event import Outcome
@@ -29,44 +30,12 @@ def seen(
     return Seen(at, event, outcome, commit, run, attempt, case, main, signature, category, runner)
 
 
-def failed(
-    minutes: float,
-    *,
-    commit: str = "c1",
-    attempt: int = 1,
-    run: str | None = None,
-    main: bool = False,
-    signature: str | None = None,
-    category: str | None = None,
-    runner: str | None = None,
-) -> Seen:
-    """A failed job."""
-    return seen(
-        Outcome.FAILED,
-        minutes,
-        commit=commit,
-        attempt=attempt,
-        run=run,
-        main=main,
-        signature=signature,
-        category=category,
-        runner=runner,
-    )
-
-
-def passed(minutes: float, *, commit: str = "c1", attempt: int = 1, run: str | None = None, main: bool = False) -> Seen:
-    """A job that passed."""
-    return seen(Outcome.PASSED, minutes, commit=commit, attempt=attempt, run=run, main=main)
-
-
-def queued(minutes: float, *, run: str | None = None) -> Seen:
-    """A job that waits for a runner."""
-    return seen(Outcome.QUEUED, minutes, run=run)
-
-
-def running(minutes: float, *, commit: str = "c1", attempt: int = 1, run: str | None = None) -> Seen:
-    """A job that started."""
-    return seen(Outcome.RUNNING, minutes, commit=commit, attempt=attempt, run=run)
+failed: Final = partial(seen, Outcome.FAILED)
+passed: Final = partial(seen, Outcome.PASSED)
+queued: Final = partial(seen, Outcome.QUEUED)
+"""A job that waits for a runner."""
+running: Final = partial(seen, Outcome.RUNNING)
+"""A job that started."""
 
 
 class Ran(NamedTuple):
