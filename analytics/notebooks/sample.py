@@ -62,7 +62,7 @@ def _at(day: int, hour: float) -> timedelta:
 _TROUBLES: Final = (
     _Trouble(_at(3, 14), _at(3, 14.5), None, "build", 0.9, (_REGISTRY,)),  # an outage
     _Trouble(_at(1, 9), _at(1, 13), "acme/api", "build", 1.0, (_COMPILER,)),  # a broken main branch
-    _Trouble(_at(2, 11), _at(2, 16), "acme/mobile", "test", 1.0, _ON_SICK_RUNNER, "runner-3"),  # a sick machine
+    _Trouble(_at(2, 9), _at(2, 17), "acme/mobile", "test", 1.0, _ON_SICK_RUNNER, "runner-3"),  # a sick machine
     _Trouble(_at(0, 0), _at(8, 0), "acme/web", "test", 0.12, (_ASSERTION,)),  # a flaky test
 )
 _FLAKY: Final = "acme/web"

@@ -15,6 +15,7 @@ from analytics import rulebook as rulebooks
 from analytics.detectors.detector import (
     JOB,
     LABELS,
+    SIGNATURE,
     AbsenceDetector,
     Detector,
     Finding,
@@ -123,14 +124,14 @@ def _answers(rule: Rule, example: Example) -> list[Finding]:
     if isinstance(rule, Detector):
         since = min(seen.at_ms for seen in example)
         # A history of a signature has only events of that signature.
-        mine = [s for s in example if rule.by != ("repository", "signature") or s.signature == example[-1].signature]
+        mine = [s for s in example if rule.by != SIGNATURE or s.signature == example[-1].signature]
         for count in range(1, len(mine) + 1):
             at = mine[count - 1].at_ms
             begin = at - milliseconds(rule.within)
             visible = [s for s in sorted(mine[:count]) if s.at_ms > begin and s.outcome in rule.sees]
             visible = [s for s in visible if rule.categories is None or s.category in rule.categories]
             if rule.by != JOB:
-                visible = [s for s in visible if s.outcome in FAILING and (rule.by == LABELS or s.signature)]
+                visible = [s for s in visible if s.outcome in FAILING and (rule.by != SIGNATURE or s.signature)]
             answers.append(rule.judge(History(visible, since), at) if visible else None)
     return [answer for answer in answers if answer is not None]
 
