@@ -8,6 +8,8 @@ from typing import Final
 import altair as alt
 import polars as pl
 
+from models.records.duration import duration_text
+
 MOST: Final = 15
 """Rows of a chart that names things."""
 _WIDTH: Final = 700
@@ -39,7 +41,7 @@ def over_time(failures: pl.DataFrame, incidents: pl.DataFrame) -> alt.LayerChart
         .mark_bar(width=max(1.5, 0.9 * _WIDTH / (span / step + 2)))
         .encode(
             x=_time("at"),
-            y=alt.Y("failures:Q", title=f"failures in {step}"),
+            y=alt.Y("failures:Q", title=f"failures in {duration_text(step)}"),
             color=alt.Color("category:N", scale=_COLOURS, title="kind of cause"),
             tooltip=[alt.Tooltip("at:T", format="%d %b %H:%M"), "category:N", "failures:Q"],
         )
