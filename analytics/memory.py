@@ -204,14 +204,15 @@ class Durations:
         self._counts[job_key] = self._form.pack(*new)
 
     def usual_ms(self, job_key: str) -> int | None:
-        """The upper edge of the bucket of the 95th percentile, or None with fewer than 20 runs."""
+        """The upper edge of the bucket of the 95th percentile, which of fewer than 20 runs is the longest.
+
+        So a job that always takes two hours is not called stuck until it has run twenty times, but until it has once.
+        """
         known = self._counts.get(job_key)
         if known is None:
             return None
         counts = self._form.unpack(known)
         total = sum(counts)
-        if total < 20:  # noqa: PLR2004 - a 95th percentile of fewer says nothing
-            return None
         bucket = next(i for i, below in enumerate(accumulate(counts)) if below * 100 >= total * 95)
         return int(1000 * 2**bucket)
 

@@ -168,7 +168,7 @@ class AbsenceDetector(Rule):
 
     @abstractmethod
     def due(self, history: History, usual_ms: int | None) -> int:
-        """When to ask (Unix ms); `usual_ms` is the 95th percentile of this job's durations, where enough are known."""
+        """When to ask (Unix ms); `usual_ms` is the 95th percentile of this job's durations, where any is known."""
 
     @abstractmethod
     def judge(self, history: History, at_ms: int) -> Finding | None:

@@ -45,6 +45,7 @@ from models.records.tables import SCHEMAS
 
 _HEARTBEAT_MS: Final = 5000
 _TICK_SECONDS: Final = 0.001
+_LOOK_SECONDS: Final = 0.5
 _PATIENCE_SECONDS: Final = 300.0
 _DOCUMENTS: Final = frozenset({"subject", "calls", "explanation", "captures", "lines", "most_affected"})
 _PROGRESS: Final = "SELECT shard, position FROM guard.progress"
@@ -95,9 +96,9 @@ def measure(servers: Rig, composite: Composite, due: Sequence[Due], speed: float
         with running([["-m", "flows.worker", "--process", "0"]], environ) as flow:
             before = servers.cpu(flow)
             _append(client, due[:SHARDS])
-            _reach(database, dict.fromkeys(range(SHARDS), 1), flow)
+            _reach(client, database, dict.fromkeys(range(SHARDS), 1), flow)
             seconds, latest_ms = _paced(str(servers.valkey.socket_path), due[SHARDS:], speed)
-            _reach(database, Counter(entry.shard for entry in due), flow)
+            _reach(client, database, Counter(entry.shard for entry in due), flow)
             spent = difference(servers.cpu(flow), before)
         log = {shard: list(_log(client, shard)) for shard in range(SHARDS)}
     compared = _compared(database, log, folder)
@@ -146,9 +147,16 @@ def _paced(path: str, due: Sequence[Due], speed: float) -> tuple[float, float]:
     return took, latest * 1000
 
 
-def _reach(database: str, ends: Mapping[int, int], processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until every shard has come to its end."""
+def _reach(
+    client: redis.Redis, database: str, ends: Mapping[int, int], processes: Sequence[subprocess.Popen[bytes]]
+) -> None:
+    """Wait until every shard has come to its end.
+
+    A shard with nothing to say tells how far it came once a second, when an entry comes. So they go on coming, but of a
+    time that has been: they move nothing.
+    """
     deadline = time.monotonic() + _PATIENCE_SECONDS
+    name, value = _beat(1)
     with psycopg.connect(database, autocommit=True) as connection:
         while time.monotonic() < deadline:
             reached: dict[int, int] = dict(connection.execute(_PROGRESS).fetchall())
@@ -156,7 +164,9 @@ def _reach(database: str, ends: Mapping[int, int], processes: Sequence[subproces
                 return
             if any(process.poll() is not None for process in processes):
                 break
-            time.sleep(0.1)
+            for shard in ends:
+                client.xadd(log_key(shard), {name: value})
+            time.sleep(_LOOK_SECONDS)
     raise SystemExit("the flow did not come to the end of its log")
 
 
