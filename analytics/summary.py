@@ -69,26 +69,33 @@ def decisions(tables: Tables) -> dict[str, Any]:
 
 def findings(tables: Tables, span: Span, detectors: Sequence[str]) -> list[dict[str, Any]]:
     """What each detector found, in the order in which `detectors` names them."""
-    return [_of(tables["findings"].filter(pl.col("detector") == name), name, span) for name in detectors]
+    told = tables["findings"].select(
+        "detector", "finding_id", "revision", "state", "repository", "at", "shard", "position"
+    )
+    frame = told.sort("at", "shard", "position", "finding_id", "revision").collect()
+    return [_of(frame.filter(pl.col("detector") == name), name, span, tables["findings"]) for name in detectors]
 
 
-def _of(rows: pl.LazyFrame, name: str, span: Span) -> dict[str, Any]:
-    frame = rows.sort("at", "shard", "position", "finding_id", "revision").collect()
-    raised = frame.filter(pl.col("state") == FindingState.RAISED.value)
-    last = frame.unique("finding_id", keep="last", maintain_order=True)
+def _of(told: pl.DataFrame, name: str, span: Span, rows: pl.LazyFrame) -> dict[str, Any]:
+    raised = told.filter(pl.col("state") == FindingState.RAISED.value)
+    last = told.unique("finding_id", keep="last", maintain_order=True)
     return {
         "detector": name,
         "raised": len(raised),
         "standing": len(last.filter(pl.col("state") != FindingState.CLEARED.value)),
         "per_day": per_day(len(raised), span),
         "repositories": raised["repository"].n_unique(),
-        "examples": [
-            {"at": _iso(at), "repository": repository, "subject": subject, "message": message}
-            for at, repository, subject, message in raised.select("at", "repository", "subject", "message")
-            .head(_SHOWN)
-            .iter_rows()
-        ],
+        "examples": _examples(raised.head(_SHOWN), rows),
     }
+
+
+def _examples(first: pl.DataFrame, rows: pl.LazyFrame) -> list[dict[str, Any]]:
+    """The findings in `first` with what is said of them; the texts of all are not read."""
+    key = ("finding_id", "revision")
+    words = rows.filter(pl.col("finding_id").is_in(first["finding_id"].to_list())).select(*key, "subject", "message")
+    told = first.lazy().join(words, on=key, how="left", maintain_order="left")
+    columns = told.select("at", "repository", "subject", "message").collect()
+    return [{"at": _iso(at), "repository": r, "subject": s, "message": m} for at, r, s, m in columns.iter_rows()]
 
 
 def _iso(at: Any) -> str:  # noqa: ANN401 - a datetime, which polars does not type

@@ -22,6 +22,7 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analytics.backtest import NOTHING, added, final, judged
@@ -312,14 +313,14 @@ def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path
             if name == "incidents" and incidents:
                 writer.write_table(table(name, incidents))
         whole.replace(path)
+        pa.default_memory_pool().release_unused()
     return paths
 
 
 def _append(name: str, part: Path, writer: pq.ParquetWriter) -> None:
     """Write the rows of a shard's file, but for what was said again."""
-    keep = final(name, pq.read_table(part, columns=list(KEYS[name])))
     with pq.ParquetFile(part) as written:
-        first = 0
+        keep, first = final(name, written.read(columns=list(KEYS[name]), use_threads=False)), 0
         for group in range(written.num_row_groups):
             rows = written.read_row_group(group, use_threads=False)
             writer.write_table(rows.filter(keep[first : first + len(rows)]))
