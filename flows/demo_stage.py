@@ -123,6 +123,7 @@ class Files:
             "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',
+            "factor = 0  # of what a job usually takes, which a minute does not tell",
         ]
         for name, source in json.loads(self.secrets.read_text("utf-8")).items():
             instance = _SOURCES[name][1]
