@@ -1,4 +1,4 @@
-"""A job that runs and does not end."""
+"""A job that was queued or began, and does not go on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from datetime import timedelta
 
 from analytics.detectors.detector import JOB_RUN, AbsenceDetector, Finding, History, milliseconds
 from analytics.examples import passed, queued, running
-from models.records.event import Outcome
+from models.records.event import OPEN
 
 
 @dataclass(frozen=True, slots=True)
 class StuckJob(AbsenceDetector):
-    """A job has been running for much longer than this job ever takes.
+    """A job has been running, or waiting, for much longer than this job ever takes.
 
     Found by absence: nobody reports that nothing happens. The limit is `patience`, or `factor` times the usual 95th
     percentile of this job where that is longer, so that slow jobs are let alone. Absence counts only while the
-    source of the job delivers anything at all; the shard sees to that. A job that waits is StuckQueue's.
+    source of the job delivers anything at all; the shard sees to that. One job that waits while others are let in, or
+    whose start was never told, is found here; StuckQueue is for queues in which nobody is.
     """
 
     by = JOB_RUN
-    sees = frozenset({Outcome.RUNNING})
+    sees = OPEN
     within: timedelta = timedelta(hours=24)
     patience: timedelta = timedelta(minutes=60)
     factor: int = 3
@@ -38,8 +39,8 @@ class StuckJob(AbsenceDetector):
             last_ms=since.at_ms,
             occurrences=1,
             events=(since.id,),
-            message=f"running for {minutes} minutes and no end was seen",
+            message=f"{since.outcome} for {minutes} minutes and no end was seen",
         )
 
-    FIRES = ((running(0),), (queued(0, run="1"), running(5, run="1")))
-    SILENT = ((running(0), passed(30, run="run-0")), (queued(0),))
+    FIRES = ((running(0),), (queued(0),), (queued(0, run="1"), running(5, run="1")))
+    SILENT = ((running(0), passed(30, run="run-0")), (queued(0), passed(30, run="run-0")))
