@@ -30,16 +30,6 @@ def middle_ms(bucket: int) -> float:
     return 500.0 if bucket < 0 else float(1000 * 2 ** ((bucket + 0.5) / PER_OCTAVE))
 
 
-def quantile_bucket(counts: Mapping[int, int], share: float) -> int | None:
-    """The bucket in which the quantile lies: the first up to which at least `share` of all have ended; None of none."""
-    total, below = sum(counts.values()), 0
-    for bucket in sorted(counts):
-        below += counts[bucket]
-        if below >= share * total:
-            return bucket
-    return None
-
-
 def by_doubling(counts: Mapping[int, int], buckets: int) -> list[int]:
     """The same in coarse buckets: bucket i holds what is below 2**i seconds, the last one all that is longer."""
     coarse = [0] * buckets

@@ -337,14 +337,6 @@ def _added(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
     return dict(sorted(total.items()))
 
 
-def profile_of(ended: Iterable[tuple[int, Counts]], by: tuple[Field, ...]) -> Profile:
-    """The profile that single `ended` stretches make, each with Unix milliseconds in it."""
-    profile, stretch_ms = _NOTHING, STRETCH_MS[by]
-    for at_ms, counts in sorted(ended, key=itemgetter(0)):
-        profile = _with(profile, counts._replace(at_ms=at_ms // stretch_ms * stretch_ms), by)
-    return profile
-
-
 def _alike(new: Finding, old: Finding) -> bool:
     """Whether nothing of note changed since: it did not begin earlier, and there is not half as much again of it."""
     return new.first_ms >= old.first_ms and 2 * new.occurrences < 3 * max(1, old.occurrences)

@@ -13,12 +13,13 @@ import pytest
 from analytics import profiles
 from analytics import rulebook as rulebooks
 from analytics.detectors.detector import JOB, REPOSITORY, Counts, Finding, Profile, ProfileDetector
-from analytics.profiles import HOUR_MS, PANE_MS, SETTLED_MS, profile_of
+from analytics.profiles import HOUR_MS, PANE_MS, SETTLED_MS
 from analytics.shard import Shard
 from models.records import columns
 from models.records.event import Event, Outcome
 from models.records.outputs import JobHour
 from tests.analytics.log import MINUTE, RULEBOOK, SCORER, T0, Log, fresh, play, resolver, some_at_a_time
+from tests.analytics.stretches import profile_of
 from tests.events import make_event
 
 ENDS = (Outcome.PASSED, Outcome.PASSED, Outcome.FAILED, Outcome.CANCELLED)

@@ -13,8 +13,8 @@ from analytics.detectors.failure_rate_shift import FailureRateShift
 from analytics.detectors.intermittent import Intermittent
 from analytics.detectors.queue_drift import QueueDrift
 from analytics.examples import Ran
-from analytics.profiles import profile_of
 from tests.analytics.detectors.told import answers, last, stretches
+from tests.analytics.stretches import profile_of
 
 DETECTORS: Sequence[type[ProfileDetector]] = (DurationDrift, FailureRateShift, Intermittent, QueueDrift)
 
