@@ -51,8 +51,9 @@ class Queues:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(0)
+        first = not queue.waiting
         queue.waiting[job_run] = (at, event, job_run)
-        if not queue.due_second:
+        if first:
             self._look_at(key, queue, self._desk.stream_ms + 1)
 
     def let_in(self, key: str, job_run: str, at: int, event: str, position: int) -> None:

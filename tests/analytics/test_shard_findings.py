@@ -181,6 +181,25 @@ def test_a_job_that_waited_too_long_is_cleared_when_it_starts() -> None:
     assert let_in.message == "nobody waits any more"
 
 
+def test_a_queue_that_was_stuck_and_recovered_can_be_stuck_again() -> None:
+    log = Log()
+    for start, number in ((0, "1"), (2 * HOUR, "2")):
+        log.say(Outcome.QUEUED, T0 + start, pipeline_id=number, job_id=number)
+        _alive(log, T0 + start, T0 + start + 40 * MINUTE)
+        log.say(Outcome.RUNNING, T0 + start + 45 * MINUTE, pipeline_id=number, job_id=number)
+        log.say(Outcome.PASSED, T0 + start + 50 * MINUTE, pipeline_id=number, job_id=number)
+        _alive(log, T0 + start + 50 * MINUTE, T0 + start + 100 * MINUTE)
+    said, _ = play(log.entries)
+    again, _ = play(log.entries, sizes=one_by_one(), restores=lambda: True)
+    assert _found(said, "StuckQueue") == [
+        (0, "raised", 30 * 60),
+        (1, "cleared", 45 * 60),
+        (0, "raised", 150 * 60),
+        (1, "cleared", 165 * 60),
+    ]
+    assert again.findings == said.findings
+
+
 def test_a_job_that_never_ends_is_let_go_after_a_day() -> None:
     log = Log()
     log.say(Outcome.RUNNING, T0)
