@@ -35,7 +35,7 @@ class Asking:
             if answer is not None:
                 _check(answer, judged)
         except Exception as error:  # noqa: BLE001 - whatever a detector raises is its own
-            self._set_aside(rule, key, f"{type(error).__name__}: {error}", event, where)
+            self._set_aside(rule, key, _words(error), event, where)
             return None
         return answer
 
@@ -58,7 +58,7 @@ class Asking:
         try:
             return question(*given)
         except Exception as error:  # noqa: BLE001 - whatever a detector raises is its own
-            self._set_aside(rule, key, f"{type(error).__name__}: {error}", event, where)
+            self._set_aside(rule, key, _words(error), event, where)
             return None
 
     def is_aside(self, rule: Rule, key: str) -> bool:
@@ -99,6 +99,14 @@ class Asking:
     def load(self, state: dict[str, list[str]]) -> None:
         """Take what `state` gave."""
         self._aside = state
+
+
+def _words(error: Exception) -> str:
+    """What an error says of itself; one that cannot is named all the same."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - as above
+        return type(error).__name__
 
 
 def _check(answer: object, judged: object) -> None:

@@ -51,7 +51,7 @@ PANE_DUE: Final = "profile pane"
 _HOUR_DUE: Final = "profile hour"
 
 _KEYS: Final = ("pane", "platform", "key", "duration", "queue")
-SUMS: Final = (
+_SUMS: Final = (
     "passed",
     "failed",
     "other",
@@ -62,8 +62,8 @@ SUMS: Final = (
     "failed_ms",
     "rerun_ms",
     "queue_ms",
+    "late",
 )
-_SUMS: Final = (*SUMS, "late")
 _SCHEMA: Final = pa.schema(
     [
         ("pane", pa.int64()),

@@ -285,6 +285,13 @@ def test_memory_of_one_job_is_bounded(cls: type[Detector], rng: random.Random) -
     assert sizes[0] == sizes[1]
 
 
+class MuteError(Exception):
+    """Cannot say what is wrong."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Breaking(Detector):
     """Raises, or answers what it must not, on failures of the commit that says so."""
@@ -303,12 +310,14 @@ class Breaking(Detector):
             "long": good._replace(message="x" * 10_000),
             "float": good._replace(occurrences=1.5),  # type: ignore[arg-type]
         }
+        if history[-1].commit_sha == "mute":
+            raise MuteError
         if history[-1].commit_sha == "raise":
             raise ZeroDivisionError("of the detector")
         return answers.get(history[-1].commit_sha, good)  # type: ignore[no-any-return]  # that is the point
 
 
-@pytest.mark.parametrize("commit", ["raise", "text", "strange", "backwards", "nul", "half", "long", "float"])
+@pytest.mark.parametrize("commit", ["raise", "mute", "text", "strange", "backwards", "nul", "half", "long", "float"])
 def test_a_detector_that_breaks_is_named_and_set_aside_for_that_key_and_the_rest_goes_on(commit: str) -> None:
     rulebook = rulebooks.compose(scorer=SCORER, also={Breaking: "digest"})
     resolve = resolver(rulebook)
