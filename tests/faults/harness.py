@@ -106,7 +106,7 @@ def story(seed: int, *, hours: float = 1.5, poison: bool = True) -> list[Told]:
     entries = [*_events(rng, seed, hours), *_more_events(rng, seed, hours), *_outage(rng, hours)]
     first, last = int(BEGINS * 1000), max(entry.at_ms for entry in entries)
     for shard in range(SHARDS):
-        beats = range(first, last + 6 * _HEARTBEAT_MS, _HEARTBEAT_MS)
+        beats = range(first, last + 15 * _HEARTBEAT_MS, _HEARTBEAT_MS)  # till an incident has ended
         entries += [told(shard, at, *_HEARTBEAT) for at in beats]
     if poison:
         entries += [Told(rng.randrange(SHARDS), rng.randint(first, last), *bad) for bad in unreadable()]
