@@ -1,0 +1,76 @@
+"""The words of the ledger: how far a case has come that is to be healed, and why it stands there.
+
+Closed: a column, a metric label and the answer to "why did it not heal?".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from models.records.event import uuid5_text
+
+
+class Standing(StrEnum):
+    """How far it came."""
+
+    WAITING = "waiting"
+    PROPOSED = "proposed"  # to people
+    TAKEN = "taken"  # a healer is at it
+    FINISHED = "finished"
+    REFUSED = "refused"
+
+
+class ActState(StrEnum):
+    """What became of one call."""
+
+    INTENT = "intent"  # nobody knows yet whether it happened
+    DONE = "done"
+    REFUSED = "refused"  # by the platform
+    DROPPED = "dropped"  # by us, before it was asked
+    UNKNOWN = "unknown"  # whether it happened could not be found out
+
+
+class Why(StrEnum):
+    """Why a case stands where it stands."""
+
+    NEW = "new"
+    # it waits
+    NOT_BEFORE = "not_before"
+    STOPPED = "stopped"  # by the kill switch
+    INCIDENT = "incident"  # that is still going on
+    RELEASED = "released"  # from one that is over, and has a place in the queue
+    COOLDOWN = "cooldown"  # the same was done a moment ago
+    TARGET_BUSY = "target_busy"  # something else is being done to the same run
+    REPOSITORY_BUDGET = "repository_budget"
+    FLEET_BUDGET = "fleet_budget"
+    RETRY_RATIO = "retry_ratio"  # so large a share of all that runs may not be reruns
+    PLATFORM_AWAY = "platform_away"
+    RUN_IN_PROGRESS = "run_in_progress"  # something of it still goes on
+    PROPOSED = "proposed"
+    # it is refused
+    WITHDRAWN = "withdrawn"  # by a later decision
+    MODE = "mode"  # observe, by now
+    STALE = "stale"  # it is too long ago
+    JOB_BUDGET = "job_budget"
+    RUN_BUDGET = "run_budget"
+    COMMIT_BUDGET = "commit_budget"
+    PLATFORM_CAP = "platform_cap"  # the platform takes no more reruns of this run
+    OVERTAKEN = "overtaken"  # the branch has a newer commit
+    ALREADY_RUN = "already_run"  # somebody was faster
+    NOT_FAILED = "not_failed"  # by now it has passed, or was called off
+    NO_ACTION = "no_action"  # the platform has no such thing, or no credential for it is set
+    PLATFORM_REFUSED = "platform_refused"
+    REJECTED = "rejected"  # by a person
+    EXPIRED = "expired"  # nobody said yes in time
+    ALREADY_ASKED = "already_asked"  # the ledger has it
+    GIVEN_UP = "given_up"  # the platform was away each time
+    # it is finished
+    DONE = "done"
+    UNKNOWN = "unknown"
+
+
+def act_id(
+    *, instance: str, repository: str, pipeline_id: str, workflow_id: str | None, attempt: int, target: str, action: str
+) -> str:
+    """The UUIDv5 of an act: the same for the same thing, whoever asks for it."""
+    return uuid5_text("act", instance, repository, pipeline_id, workflow_id or "", str(attempt), target, action)
