@@ -330,9 +330,9 @@ def guard_log_latency_seconds() -> None:
     """
 
 
-@gauge(unit="state", of=["logs"])
+@gauge(unit="state", of=["logs", "act", "reconcile"])
 def guard_breaker_state(*, api: str) -> None:
-    """Whether an API is asked, by its table under [platforms]: 0 it is, 1 it is being tried out, 2 it is not.
+    """Whether an API is asked, by its table under [platforms], NAME.act for what acts: 0 yes, 1 it is tried out, 2 no.
 
     Not 0 for minutes: the platform is down, its name or certificate is wrong, or it does not take the credential.
     """

@@ -207,6 +207,23 @@ class ApiCredential(Section):
     value: Secret
 
 
+class ActCredential(Section):
+    """What opens an API for acting. Without it nothing is ever done there."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    kind: Literal["token", "basic", "app"]
+    value: Secret  # of a GitHub App: its private key
+    app_id: Name | None = None  # or its client id
+
+    @field_validator("app_id")
+    @classmethod
+    def _whose_key_it_is(cls, app_id: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("kind") == "app") is not (app_id is not None) and "kind" in info.data:
+            raise ValueError("must be set where kind is app, and nowhere else")
+        return app_id
+
+
 class Api(Section):
     """How one instance of a platform is asked."""
 
@@ -214,10 +231,19 @@ class Api(Section):
     instance: Name  # as receiver.sources has it
     url: ApiUrl | None = None  # the platform's own, if not set
     read_credential: ApiCredential | None = None
+    act_credential: ActCredential | None = None
     private: bool = False  # it stands at an address of a private network
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+
+    @field_validator("act_credential")
+    @classmethod
+    def _one_for_each(cls, acting: ActCredential | None, info: ValidationInfo) -> ActCredential | None:
+        reading = info.data.get("read_credential")
+        if acting is not None and reading is not None and acting.value == reading.value:
+            raise ValueError("the same as read_credential; what reads must not be able to change anything")
+        return acting
 
     @field_validator("private")
     @classmethod
