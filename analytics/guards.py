@@ -205,16 +205,12 @@ def origin_of(
     each begins a chain, and the commit's budget bounds them.
     """
     ids = set(job_ids)
-    for act in reversed(earlier):
-        same_run = act.pipeline_id == pipeline_id
-        raised = same_run and act.made.get("attempt") == attempt > act.attempt
-        made = same_run and (
-            (workflow_id is not None and act.made.get("workflow_id") == workflow_id) or act.made.get("job_id") in ids
-        )
-        if raised or made:
+    for act in earlier[::-1]:
+        made = act.made
+        ours = made.get("attempt") == attempt or made.get("workflow_id", "") == workflow_id or made.get("job_id") in ids
+        if act.pipeline_id == pipeline_id and ours:
             return act.origin
-    first_job: str = min(ids, default="")
-    return f"{pipeline_id} {workflow_id or ''} {attempt} {first_job}"
+    return f"{pipeline_id} {workflow_id or ''} {attempt} {min(ids, default='')}"
 
 
 def moved_on(call: Call, state: RunState) -> Why | None:

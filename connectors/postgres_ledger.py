@@ -49,8 +49,8 @@ class Case(NamedTuple):
     attempt: int
     commit_sha: str | None
     branch: str | None
+    verdict: str
     action: str | None
-    reason: str
     calls: tuple[Call, ...]
     jobs: tuple[Mapping[str, Any], ...]  # as the policy saw them
     signature: str | None
@@ -93,7 +93,7 @@ SELECT due.case_id, due.decision_id, due.revision, due.mode, due.approved_by, du
        due.fence + 1 AS fence, extract(epoch FROM due.queued_at)::float8 AS queued,
        extract(epoch FROM due.due_at)::float8 AS due, extract(epoch FROM clock_timestamp())::float8 AS now,
        d.platform, d.instance, d.repository, d.pipeline_id, d.workflow_id, d.attempt, d.commit_sha, d.branch,
-       d.action, d.reason, d.calls, d.explanation -> 'jobs' AS jobs, d.signature,
+       d.verdict, d.action, d.calls, d.explanation -> 'jobs' AS jobs, d.signature,
        extract(epoch FROM d.occurred_at)::float8 AS occurred,
        (SELECT coalesce(sum(f.duration_ms), 0)::float8 / 60000 FROM guard.failures f WHERE f.failure_id = ANY (d.jobs))
            AS minutes
@@ -175,14 +175,16 @@ _PUT_OFF: Final = """
 UPDATE guard.healing
 SET state = 'waiting', reason = %s, due_at = coalesce(timestamptz 'epoch' + %s * interval '1 s', 'infinity'),
     incident_id = coalesce(%s, incident_id), probe = %s, fence = %s, changed_at = clock_timestamp()
-WHERE case_id = %s
+WHERE case_id = %s AND fence IN (%s - 1, %s)
 """
 
 _END: Final = """
-UPDATE guard.healing
-SET state = CASE WHEN revision > %s THEN 'waiting' ELSE %s END, reason = CASE WHEN revision > %s THEN 'new' ELSE %s END,
-    due_at = clock_timestamp(), fence = %s, changed_at = clock_timestamp()
-WHERE case_id = %s
+UPDATE guard.healing h
+SET state = CASE WHEN again THEN 'waiting' ELSE %(state)s END, reason = CASE WHEN again THEN 'new' ELSE %(why)s END,
+    due_at = clock_timestamp(), fence = %(fence)s, changed_at = clock_timestamp()
+FROM (SELECT k.case_id, k.revision > %(revision)s AND d.verdict = 'act' AS again
+      FROM guard.healing k JOIN guard.decisions d USING (decision_id) WHERE k.case_id = %(case_id)s) known
+WHERE h.case_id = known.case_id AND h.fence IN (%(fence)s - 1, %(fence)s)
 """
 
 _PROPOSE: Final = """
@@ -190,6 +192,16 @@ UPDATE guard.healing
 SET state = 'proposed', reason = 'proposed', expires_at = clock_timestamp() + %s * interval '1 s',
     changed_at = clock_timestamp()
 WHERE case_id = %s
+"""
+
+_UNTOLD: Final = """
+SELECT act_id, decision_id::text, case_id::text, platform, instance, repository, pipeline_id,
+       nullif(workflow_id, '') AS workflow_id, attempt, action, target, state, signature, commit_sha, branch, jobs,
+       (extract(epoch FROM coalesce(asked_at, answered_at)) * 1000)::bigint AS asked_ms, probe
+FROM guard.acts
+WHERE told_at IS NULL AND state <> 'intent'
+ORDER BY answered_at
+LIMIT 100
 """
 
 _AUDIT: Final = "INSERT INTO guard.audit (actor, what, subject, detail) VALUES (%s, %s, %s, %s)"
@@ -305,27 +317,27 @@ class Ledger:
     async def settle(
         self, case: Case, act: Act, state: ActState, reason: str | None, result: Result | None, *, healer: str
     ) -> float | None:
-        """Write what came of an act, and give back what it did not use; when it was asked. None: it is not ours.
-
-        To be called in a transaction.
-        """
+        """Write what came of an act, and give back what it did not use; when it was asked. None: it is not ours."""
         told = None if result is None else Jsonb(msgspec.to_builtins(result))
-        rows = await self._rows(_SETTLE, [state, reason, told, act.act_id, case.fence])
-        if not rows:
-            return None
-        if state in (ActState.DROPPED, ActState.REFUSED):
-            for charge in act.charges:
-                await self.connection.execute(_GIVE_BACK, _budget(charge))
-        detail = {"decision": case.decision_id, "state": state, "reason": reason, "approved_by": case.approved_by}
-        await self.audit(f"healer {healer}", act.action, act.act_id, detail)
-        asked: float = rows[0][0]
-        return asked
+        async with self.connection.transaction():
+            rows = await self._rows(_SETTLE, [state, reason, told, act.act_id, case.fence])
+            if not rows:
+                return None
+            if state in (ActState.DROPPED, ActState.REFUSED):
+                for charge in act.charges:
+                    await self.connection.execute(_GIVE_BACK, _budget(charge))
+            detail = {"decision": case.decision_id, "state": state, "reason": reason, "approved_by": case.approved_by}
+            await self.audit(f"healer {healer}", act.action, act.act_id, detail)
+            asked: float = rows[0][0]
+            return asked
 
     async def put_off(
         self, case: Case, why: Why, until: float | None, *, incident_id: str | None = None, probe: bool = False
     ) -> None:
         """Let it wait until then (Unix seconds), or, with None, until somebody sets a time."""
-        await self.connection.execute(_PUT_OFF, [why, until, incident_id, probe, case.fence, case.case_id])
+        fence = case.fence
+        given = [why, until, incident_id, probe, fence, case.case_id, fence, fence]
+        await self.connection.execute(_PUT_OFF, given)
 
     async def propose(self, case: Case, *, expires_seconds: float) -> None:
         """Lay it before people."""
@@ -333,7 +345,8 @@ class Ledger:
 
     async def end(self, case: Case, standing: Standing, why: Why) -> None:
         """It is finished, or refused; a decision that changed meanwhile is looked at anew."""
-        await self.connection.execute(_END, [case.revision, standing, case.revision, why, case.fence, case.case_id])
+        given = {"state": standing, "why": why, "fence": case.fence, "revision": case.revision, "case_id": case.case_id}
+        await self.connection.execute(_END, given)
 
     async def approved(self, case: Case, by: str) -> None:
         """Note who said yes."""
@@ -344,6 +357,36 @@ class Ledger:
     async def audit(self, actor: str, what: str, subject: str, detail: Mapping[str, Any]) -> None:
         """Add a row to the audit."""
         await self.connection.execute(_AUDIT, [actor, what, subject, Jsonb(dict(detail))])
+
+    async def due_in(self) -> float:
+        """In how many seconds the next case is due; a day where none is."""
+        rows = await self._rows(
+            "SELECT least(86400, greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())))::float8 "
+            "FROM guard.healing WHERE state IN ('waiting', 'taken') AND due_at < 'infinity'",
+            [],
+        )
+        return 86_400.0 if rows[0][0] is None else float(rows[0][0])
+
+    async def waiting(self) -> dict[str, int]:
+        """How many cases wait, by state."""
+        query = "SELECT state, count(*) FROM guard.healing WHERE state IN ('waiting', 'proposed', 'taken') GROUP BY 1"
+        return dict(await self._rows(query, []))
+
+    async def now(self) -> float:
+        """The server's clock, Unix seconds."""
+        rows = await self._rows("SELECT extract(epoch FROM clock_timestamp())::float8", [])
+        return float(rows[0][0])
+
+    async def untold(self) -> list[dict[str, Any]]:
+        """Acts that are settled and that their shards were not told of, as models.records.acted has them."""
+        cursor = self.connection.cursor(row_factory=dict_row)
+        return await (await cursor.execute(_UNTOLD)).fetchall()
+
+    async def told(self, act_ids: Sequence[object]) -> None:
+        """Note that they were."""
+        await self.connection.execute(
+            "UPDATE guard.acts SET told_at = clock_timestamp() WHERE act_id = ANY (%s)", [list(act_ids)]
+        )
 
     async def fleet(self) -> tuple[int, int]:
         """How many acts were charged to the fleet within the last hour, about, and how many jobs ended in it."""
@@ -378,7 +421,7 @@ def intents(case: Case) -> list[Act]:
     """The acts that the calls of a case come to, in their order."""
     acts: list[Act] = []
     for call in case.calls:
-        action = type(call).__struct_config__.tag
+        action = call.name
         target = target_of(call)
         identity = act_id(
             instance=case.instance,
@@ -387,9 +430,9 @@ def intents(case: Case) -> list[Act]:
             workflow_id=case.workflow_id,
             attempt=case.attempt,
             target=target,
-            action=str(action),
+            action=action,
         )
-        acts.append(Act(identity, call, target, str(action), ActState.INTENT, None, 0, None, ()))
+        acts.append(Act(identity, call, target, action, ActState.INTENT, None, 0, None, ()))
     return acts
 
 

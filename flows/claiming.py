@@ -31,6 +31,7 @@ from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
 from models.records.ledger import ActState, Earlier, Standing, Why
+from models.records.outputs import Verdict
 
 _RATIO_KEPT_SECONDS: Final = 10.0
 
@@ -174,6 +175,8 @@ class Claimer:
         await self._ledger.settle(case, act, ActState.DROPPED, why, None, healer=self._healer)
 
     async def _ruling(self, case: Case, earlier: Sequence[Earlier], incident: Incident | None) -> tuple[Ruling, Case]:
+        if case.verdict != Verdict.ACT:
+            return Refuse(Why.WITHDRAWN), case
         if not case.calls:
             return Refuse(Why.NO_ACTION), case
         if case.mode == "suggest" and case.approved_by is None:

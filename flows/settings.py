@@ -61,6 +61,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 Mode = Literal["observe", "suggest", "act"]
 SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Minutes = Annotated[float, Field(ge=0, le=1e9)]
 BodyBytes = Annotated[int, Field(ge=1, le=25 * MIB)]
 """GitHub sends at most 25 MB: https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap"""
 
@@ -189,6 +191,36 @@ class Logs(Section):
     max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
 
 
+class ActLimits(Section):
+    """What may be done at most; see analytics/guards.py. Hours are those of the clock."""
+
+    job_per_hour: Count = 2
+    run: Count = 2  # of one run and all that reruns made of it
+    commit: Count = 6
+    repository_per_hour: Count = 10
+    fleet_per_hour: Count = 100
+    repository_minutes_per_hour: Minutes = 240.0  # CI minutes
+    fleet_minutes_per_hour: Minutes = 2400.0
+    notes_per_hour: Count = 20  # comments, issues and notifications, of one repository
+    most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
+    least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
+    cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+
+
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -306,6 +338,7 @@ class Settings(BaseSettings):
     flow: Flow = Flow()
     logs: Logs = Logs()
     archive: Archive = Archive()
+    act: Act = Act()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

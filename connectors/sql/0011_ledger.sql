@@ -50,9 +50,12 @@ BEGIN
         PERFORM pg_notify('guard_healing', '');
     END IF;
     UPDATE guard.healing known
-    SET state = 'refused', reason = 'withdrawn', revision = said.revision, changed_at = clock_timestamp()
+    SET state = CASE WHEN known.state = 'taken' THEN 'taken' ELSE 'refused' END,
+        reason = CASE WHEN known.state = 'taken' THEN known.reason ELSE 'withdrawn' END,
+        decision_id = said.decision_id, revision = said.revision, changed_at = clock_timestamp()
     FROM (SELECT DISTINCT ON (case_id) * FROM new_decisions ORDER BY case_id, revision DESC) said
-    WHERE known.case_id = said.case_id AND known.revision < said.revision AND known.state IN ('waiting', 'proposed')
+    WHERE known.case_id = said.case_id AND known.revision < said.revision
+      AND known.state IN ('waiting', 'proposed', 'taken')
       AND NOT (said.verdict = 'act' AND said.mode <> 'observe');
     RETURN NULL;
 END
