@@ -20,7 +20,6 @@ import structlog
 from analytics.guards import Limits
 from connectors import metrics
 from connectors.delivery import Delivery
-from connectors.postgres_holds import Rules
 from connectors.postgres_ledger import Case, Ledger
 from connectors.redis_append import Appender
 from flows.acting_apis import actable
@@ -34,6 +33,7 @@ from models.records.acted import Acted
 from models.records.calls import Notify, Refusal, Refused, Result
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import shard_of
+from models.records.ledger import HoldRules
 
 _PROPOSAL_SECONDS: Final = 86_400.0
 
@@ -114,10 +114,10 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(**given, **seconds)
 
 
-def rules_of(settings: Settings) -> Rules:
+def rules_of(settings: Settings) -> HoldRules:
     """How incidents are tried out and let go, as the settings say."""
     act = settings.act
-    return Rules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
+    return HoldRules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
