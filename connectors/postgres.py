@@ -44,6 +44,7 @@ _PRUNED = (
     "passing_logs",
     "detector_faults",
     "incidents",
+    "act_outcomes",
 )
 
 _MIGRATIONS_TABLE = b"""

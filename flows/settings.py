@@ -315,6 +315,7 @@ class Retention(Section):
     passing_logs: Days = 30
     detector_faults: Days = 90
     incidents: Days = 365
+    act_outcomes: Days = 400
 
 
 class Logging(Section):
