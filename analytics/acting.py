@@ -32,7 +32,7 @@ from analytics.guards import (
 )
 from models.records.calls import Call, from_row
 from models.records.ledger import ActState, Charge, Earlier, HoldRules, Why, act_id
-from models.records.outputs import DecisionRow, IncidentRow, Verdict
+from models.records.outputs import ActOutcome, DecisionRow, IncidentRow, Verdict
 
 _HOUR_MS: Final = 3_600_000
 
@@ -85,7 +85,7 @@ class Acting:
         self.acts: dict[str, _Act] = {}
         self._limits = limits
         self._rules = rules
-        self._rng = random.Random(f"acting {seed}")
+        self._rng = random.Random(f"acting {seed}")  # noqa: S311 - jitter, not a secret
         self._cases: dict[str, _Case] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._order = 0
@@ -118,7 +118,7 @@ class Acting:
         """Count jobs that ended."""
         self._runs.append((at_ms, jobs))
 
-    def came_of(self, row: Any) -> None:
+    def came_of(self, row: ActOutcome) -> None:
         """Note what came of an act; of a probe it says whether the incident is over."""
         act = self.acts.get(row.act_id)
         hold = self._holds.get(act.incident) if act is not None and act.incident is not None else None
@@ -225,10 +225,8 @@ class Acting:
         held = incident is not None and not case.probe
         if held and incident is not None:
             case.incident = incident.incident_id
-            started = _Hold(
-                incident, held=True, next_probe_ms=now_ms + self._rules.probe_seconds * 1000, since_ms=now_ms
-            )
-            self._holds.setdefault(incident.incident_id, started)
+            probe_ms = now_ms + self._rules.probe_seconds * 1000
+            self._holds.setdefault(incident.incident_id, _Hold(incident, True, probe_ms, now_ms))  # noqa: FBT003
         facts = Facts(
             now=now_ms / 1000,
             failed=row.occurred_ms / 1000,
@@ -276,9 +274,9 @@ class Acting:
         for incident in self._incidents.values():
             hold = self._holds.get(incident.incident_id)
             over = hold is not None and not hold.held
-            if incident.signature == row.signature is not None and not over:
-                if there.get(incident.dimension, incident.value) == incident.value:
-                    return incident
+            same = incident.signature == row.signature is not None
+            if same and not over and there.get(incident.dimension, incident.value) == incident.value:
+                return incident
         return None
 
     def _tend(self, now_ms: float) -> None:
