@@ -36,6 +36,7 @@ from flows import (
     rulebooks,
     servers,
     status,
+    stop_commands,
     supervise,
     top,
 )
@@ -80,6 +81,8 @@ app.command(backtest_commands.run, name="backtest")
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")
+app.command(stop_commands.stop)
+app.command(stop_commands.go)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -228,6 +228,32 @@ class Api(Section):
         return private
 
 
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healer, and the people who watch over it."""
+
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -280,6 +306,7 @@ class Settings(BaseSettings):
     flow: Flow = Flow()
     logs: Logs = Logs()
     archive: Archive = Archive()
+    act: Act = Act()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

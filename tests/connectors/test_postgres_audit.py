@@ -53,9 +53,9 @@ def ten(connection: Connection, file: Path) -> None:
     """Ten rows in two seals; row 4 was given up."""
     for number in range(1, 11):
         if number == 4:
-            with pytest.raises(ZeroDivisionError), connection.transaction():
+            with connection.transaction():
                 add(connection, number)
-                raise ZeroDivisionError
+                raise psycopg.Rollback
         else:
             add(connection, number)
         if number == 6:
@@ -103,9 +103,9 @@ def test_both_kinds_of_connection_record(connection: Connection, database: str) 
 
 
 def test_what_is_recorded_in_a_transaction_that_fails_is_not_recorded(connection: Connection) -> None:
-    with pytest.raises(ZeroDivisionError), connection.transaction():
+    with connection.transaction():
         add(connection, 1)
-        raise ZeroDivisionError
+        raise psycopg.Rollback
     assert rows_since(connection, NOW - timedelta(days=365)) == []
 
 
@@ -168,14 +168,14 @@ def compact(value: object) -> bytes:
             "row -4 was inserted later than others around it",
         ),
         (
-            "UPDATE guard.audit AS a SET actor = b.actor, what = b.what, subject = b.subject, detail = b.detail,"
-            " at = b.at FROM guard.audit b WHERE (a.audit_id, b.audit_id) IN ((2, 3), (3, 2))",
+            """UPDATE guard.audit AS a SET actor = b.actor, what = b.what, subject = b.subject, detail = b.detail,
+            at = b.at FROM guard.audit b WHERE (a.audit_id, b.audit_id) IN ((2, 3), (3, 2))""",
             "row 2 was changed",
         ),
         (
-            "DELETE FROM guard.audit WHERE audit_id = 8;"
-            " INSERT INTO guard.audit OVERRIDING SYSTEM VALUE SELECT 8, at, actor, what, subject, detail"
-            " FROM guard.audit WHERE audit_id = 7",
+            """DELETE FROM guard.audit WHERE audit_id = 8;
+            INSERT INTO guard.audit OVERRIDING SYSTEM VALUE SELECT 8, at, actor, what, subject, detail
+            FROM guard.audit WHERE audit_id = 7""",
             "row 8 was changed",
         ),
     ],
