@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def ten(connection: Connection, file: Path) -> None:
     """Ten rows in two seals; row 4 was given up."""
     for number in range(1, 11):
         if number == 4:
-            with connection.transaction():
+            with suppress(ZeroDivisionError), connection.transaction():
                 add(connection, number)
-                raise psycopg.Rollback
+                raise ZeroDivisionError
         else:
             add(connection, number)
         if number == 6:
@@ -103,9 +104,9 @@ def test_both_kinds_of_connection_record(connection: Connection, database: str) 
 
 
 def test_what_is_recorded_in_a_transaction_that_fails_is_not_recorded(connection: Connection) -> None:
-    with connection.transaction():
+    with suppress(ZeroDivisionError), connection.transaction():
         add(connection, 1)
-        raise psycopg.Rollback
+        raise ZeroDivisionError
     assert rows_since(connection, NOW - timedelta(days=365)) == []
 
 

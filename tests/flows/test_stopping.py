@@ -17,7 +17,7 @@ from connectors.postgres_stops import newest, say_go, say_stop
 from connectors.stop_file import StopFile
 from flows import stopping
 from flows.embedded import EmbeddedPostgres
-from flows.stopping import Switch, Told, new_note
+from flows.stopping import Stopped, Switch, Told, new_note
 from tests.flows.conftest import Guard
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
@@ -47,6 +47,12 @@ async def comes(condition: Callable[[], Any], within: float = 10.0) -> float:
         assert time.monotonic() - began < within, "it did not come true"
         await asyncio.sleep(0.002)
     return time.monotonic() - began
+
+
+def who(switch: Switch) -> Stopped:
+    stopped = switch.stopped()
+    assert stopped is not None
+    return stopped
 
 
 @asynccontextmanager
@@ -110,25 +116,23 @@ def test_what_only_the_file_said_has_its_row_before_the_go(path: Path, database:
 
 
 def test_before_the_database_was_asked_the_answer_is_stop(path: Path) -> None:
-    stopped = Switch(path, NOWHERE, healer="one").stopped()
-    assert stopped is not None
-    assert stopped.where == "database"
+    assert who(Switch(path, NOWHERE, healer="one")).where == "database"
 
 
 def test_a_row_a_file_and_a_touched_file_stop_within_a_second(path: Path, database: str) -> None:
+    me = path.parent.owner()
+
     async def run() -> None:
         async with watched(path, database) as switch:
             await comes(lambda: switch.stopped() is None)
             with connect(database) as connection:
                 say_stop(connection, new_note("ann", "row"), {"via": "test"})
                 assert await comes(lambda: switch.stopped() is not None) < 1
-                assert (switch.stopped() or pytest.fail()).why == "row"
+                assert who(switch).why == "row"
                 say_go(connection, by="ann", why="x", via={})
                 assert await comes(lambda: switch.stopped() is None) < 1
-            path.touch()
-            stopped = switch.stopped()
-            assert stopped is not None
-            assert (stopped.by, stopped.where) == (path.owner(), "file")
+            await asyncio.to_thread(path.touch)
+            assert (who(switch).by, who(switch).where) == (me, "file")
 
     asyncio.run(run())
 
@@ -206,7 +210,7 @@ def test_a_stop_while_postgresql_is_away_holds_and_is_written_down_when_it_is_ba
             assert two.stopped() is not None
             await asyncio.to_thread(own_postgres.restart)
             await comes(lambda: sorted(audit_or_none(url)) == [("ann", "stop"), ("ben", "stop")])
-            await comes(lambda: (two.stopped() or pytest.fail()).where == "database")
+            await comes(lambda: who(two).where == "database")
             told = await asyncio.to_thread(stopping.go, path, url, by="ann", why="x", via="guard go")
             assert told.missed == ()
             await comes(lambda: (one.stopped(), two.stopped()) == (None, None))
