@@ -21,7 +21,7 @@ def stop(*, why: str, by: str | None = None, context: In) -> int:
     settings = context.settings()
     note = stopping.new_note(by or stopping.shell_user(), _words(why))
     path = settings.act.stop_file
-    told = stopping.stop(path, settings.postgres.url.get_secret_value(), note, via="guard stop")
+    told = stopping.stop(path, settings.postgres.url.get_secret_value(), note, how="guard stop")
     _tell("stopped", told)
     if path is None:
         answer("act.stop_file is not set: only the database can stop healers, or their HTTP API")
@@ -46,7 +46,7 @@ def go(*, why: str, by: str | None = None, context: In) -> int:
     settings = context.settings()
     said_by = by or stopping.shell_user()
     url = settings.postgres.url.get_secret_value()
-    told = stopping.go(settings.act.stop_file, url, by=said_by, why=_words(why), via="guard go")
+    told = stopping.go(settings.act.stop_file, url, by=said_by, why=_words(why), how="guard go")
     _tell("taken back", told)
     if told.missed:
         complain("not all of it could be taken back: healers stay stopped")

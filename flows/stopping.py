@@ -73,16 +73,16 @@ def new_note(by: str, why: str) -> Note:
     return Note(uuid4(), datetime.now(UTC), by, why)
 
 
-def stop(path: Path | None, url: str, note: Note, *, via: str) -> Told:
+def stop(path: Path | None, url: str, note: Note, *, how: str) -> Told:
     """Stop all healers: by the file at `path`, and by a row in the database at `url`."""
     tries: list[tuple[str, Callable[[], object]]] = []
     if path is not None:
         tries.append((f"the file {path}", lambda: StopFile(path).write(note)))
-    tries.append(("the database", lambda: _stop_there(url, note, via)))
+    tries.append(("the database", lambda: _stop_there(url, note, how)))
     return _told(tries)
 
 
-def go(path: Path | None, url: str, *, by: str, why: str, via: str, notes: Sequence[Note] = ()) -> Told:
+def go(path: Path | None, url: str, *, by: str, why: str, how: str, notes: Sequence[Note] = ()) -> Told:
     """Let all healers go on: the row first, then the file at `path`. Where the first fails the second is left alone.
 
     What the file said, and `notes`, is written down before, so that nobody does so afterwards.
@@ -90,7 +90,7 @@ def go(path: Path | None, url: str, *, by: str, why: str, via: str, notes: Seque
     file = StopFile(path) if path is not None else None
     there = file.note() if file else None
     said = [*notes, *([there] if there else [])]
-    told = _told([("the database", lambda: _go_there(url, said, by=by, why=why, via=via))])
+    told = _told([("the database", lambda: _go_there(url, said, by=by, why=why, how=how))])
     if file is None or (told.missed and there is None):
         return told
     if told.missed:
@@ -111,19 +111,20 @@ def _told(tries: Sequence[tuple[str, Callable[[], object]]]) -> Told:
     return Told(tuple(reached), tuple(missed))
 
 
-def _stop_there(url: str, note: Note, via: str) -> None:
+def _stop_there(url: str, note: Note, how: str) -> None:
     with answering(), connect(url, application_name="guard stop") as connection:
-        say_stop(connection, note, _via(via))
+        say_stop(connection, note, via(how))
 
 
-def _go_there(url: str, notes: Sequence[Note], *, by: str, why: str, via: str) -> None:
+def _go_there(url: str, notes: Sequence[Note], *, by: str, why: str, how: str) -> None:
     with answering(), connect(url, application_name="guard go") as connection, connection.transaction():
         for note in notes:
-            say_stop(connection, note, _via("found by guard go"))
-        say_go(connection, by=by, why=why, via=_via(via))
+            say_stop(connection, note, via("found by guard go"))
+        say_go(connection, by=by, why=why, via=via(how))
 
 
-def _via(how: str) -> Mapping[str, Any]:
+def via(how: str) -> Mapping[str, Any]:
+    """How something was said, for the audit."""
     return {"via": how, "user": shell_user(), "host": socket.gethostname()}
 
 
@@ -156,14 +157,14 @@ class Switch:
         """Stop this healer at once, then all others as far as they can be reached."""
         note = new_note(by, why)
         self._said = note
-        told = await asyncio.to_thread(stop, self._path, self._url, note, via="the API")
+        told = await asyncio.to_thread(stop, self._path, self._url, note, how="the API")
         return told._replace(reached=("this healer", *told.reached))
 
     async def resume(self, by: str, why: str) -> Told:
         """Let all healers go on; where a place could not be told, nothing is."""
         said = self._said
         notes = [said] if said else []
-        told = await asyncio.to_thread(go, self._path, self._url, by=by, why=why, via="the API", notes=notes)
+        told = await asyncio.to_thread(go, self._path, self._url, by=by, why=why, how="the API", notes=notes)
         if told.missed:
             return told
         if self._said is said:  # nobody said stop meanwhile
@@ -190,7 +191,7 @@ class Switch:
         said = self._said
         for note, where in ((said, "said to a healer"), (self._file.note() if self._file else None, "found in a file")):
             if note is not None and note.note_id not in self._written:
-                await note_down(connection, note, {**_via(where), "noticed_by": self._healer})
+                await note_down(connection, note, {**via(where), "noticed_by": self._healer})
                 self._written.add(note.note_id)
         newest = await newest_async(connection)
         self._row = Stopped(newest.by, newest.why, newest.at, "database") if newest and newest.stopped else None

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +16,7 @@ from flows import stopping
 from flows.embedded import EmbeddedPostgres
 from flows.stopping import Stopped, Switch, Told, new_note
 from tests.flows.conftest import Guard
+from tests.flows.switched import comes, watched
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -40,31 +38,10 @@ def is_stopped(url: str) -> bool:
         return said is not None and said.stopped
 
 
-async def comes(condition: Callable[[], Any], within: float = 10.0) -> float:
-    """Seconds until `condition` held."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, "it did not come true"
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
-
-
 def who(switch: Switch) -> Stopped:
     stopped = switch.stopped()
     assert stopped is not None
     return stopped
-
-
-@asynccontextmanager
-async def watched(path: Path | None, url: str, healer: str = "one") -> AsyncIterator[Switch]:
-    switch = Switch(path, url, healer=healer)
-    watching = asyncio.create_task(switch.watch())
-    try:
-        yield switch
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
 
 
 # --- the words
@@ -72,10 +49,10 @@ async def watched(path: Path | None, url: str, healer: str = "one") -> AsyncIter
 
 def test_stop_reaches_file_and_database_and_go_takes_both_back(path: Path, database: str) -> None:
     note = new_note("ann", "it deletes things")
-    assert stopping.stop(path, database, note, via="test") == Told((f"the file {path}", "the database"), ())
+    assert stopping.stop(path, database, note, how="test") == Told((f"the file {path}", "the database"), ())
     assert StopFile(path).note() == note
     assert is_stopped(database)
-    told = stopping.go(path, database, by="ben", why="mended", via="test")
+    told = stopping.go(path, database, by="ben", why="mended", how="test")
     assert told == Told(("the database", f"the file {path}"), ())
     assert not path.exists()
     assert not is_stopped(database)
@@ -83,31 +60,31 @@ def test_stop_reaches_file_and_database_and_go_takes_both_back(path: Path, datab
 
 
 def test_each_place_is_enough_to_stop(path: Path, database: str) -> None:
-    told = stopping.stop(path, NOWHERE, new_note("ann", "x"), via="test")
+    told = stopping.stop(path, NOWHERE, new_note("ann", "x"), how="test")
     assert (told.reached, [name for name, _ in told.missed]) == ((f"the file {path}",), ["the database"])
-    told = stopping.stop(path / "below", database, new_note("ann", "x"), via="test")
+    told = stopping.stop(path / "below", database, new_note("ann", "x"), how="test")
     assert (told.reached, [name for name, _ in told.missed]) == (("the database",), [f"the file {path / 'below'}"])
-    assert stopping.stop(None, database, new_note("ann", "x"), via="test") == Told(("the database",), ())
-    assert stopping.stop(None, NOWHERE, new_note("ann", "x"), via="test").reached == ()
+    assert stopping.stop(None, database, new_note("ann", "x"), how="test") == Told(("the database",), ())
+    assert stopping.stop(None, NOWHERE, new_note("ann", "x"), how="test").reached == ()
 
 
 def test_go_without_the_database_takes_nothing_back(path: Path) -> None:
-    stopping.stop(path, NOWHERE, new_note("ann", "x"), via="test")
-    told = stopping.go(path, NOWHERE, by="ann", why="x", via="test")
+    stopping.stop(path, NOWHERE, new_note("ann", "x"), how="test")
+    told = stopping.go(path, NOWHERE, by="ann", why="x", how="test")
     assert (told.reached, [name for name, _ in told.missed]) == ((), ["the database", f"the file {path}"])
     assert path.exists()
 
 
 def test_go_that_cannot_remove_the_file_does_not_say_it_did(path: Path, database: str) -> None:
     path.mkdir()
-    told = stopping.go(path, database, by="ann", why="x", via="test")
+    told = stopping.go(path, database, by="ann", why="x", how="test")
     assert [name for name, _ in told.missed] == [f"the file {path}"]
     assert Switch(path, database, healer="one").stopped() is not None
 
 
 def test_what_only_the_file_said_has_its_row_before_the_go(path: Path, database: str) -> None:
-    stopping.stop(path, NOWHERE, new_note("ann", "x"), via="test")
-    stopping.go(path, database, by="ben", why="x", via="test")
+    stopping.stop(path, NOWHERE, new_note("ann", "x"), how="test")
+    stopping.go(path, database, by="ben", why="x", how="test")
     assert [line[:2] for line in audit(database)] == [("ann", "stop"), ("ben", "go")]
     assert not is_stopped(database)
 
@@ -159,7 +136,7 @@ def test_a_stop_on_one_machine_stops_healers_on_others_and_is_written_down_once(
             here.write_text("help")
             assert one.stopped() is not None
             assert await comes(lambda: two.stopped() is not None) < 2
-            told = await asyncio.to_thread(stopping.go, here, database, by="ben", why="x", via="test")
+            told = await asyncio.to_thread(stopping.go, here, database, by="ben", why="x", how="test")
             assert told.missed == ()
             assert await comes(lambda: (one.stopped(), two.stopped()) == (None, None)) < 2
             async with await connect_async(database, application_name="test") as connection:
@@ -200,7 +177,7 @@ def test_a_stop_while_postgresql_is_away_holds_and_is_written_down_when_it_is_ba
             await comes(lambda: (one.stopped(), two.stopped()) == (None, None))
             await asyncio.to_thread(own_postgres.kill)
             assert (one.stopped(), two.stopped()) == (None, None)  # what was known last holds
-            told = await asyncio.to_thread(stopping.stop, path, url, new_note("ann", "now"), via="guard stop")
+            told = await asyncio.to_thread(stopping.stop, path, url, new_note("ann", "now"), how="guard stop")
             assert told.reached == (f"the file {path}",)
             assert one.stopped() is not None
             told = await two.pause("ben", "me too")
@@ -211,7 +188,7 @@ def test_a_stop_while_postgresql_is_away_holds_and_is_written_down_when_it_is_ba
             await asyncio.to_thread(own_postgres.restart)
             await comes(lambda: sorted(audit_or_none(url)) == [("ann", "stop"), ("ben", "stop")])
             await comes(lambda: who(two).where == "database")
-            told = await asyncio.to_thread(stopping.go, path, url, by="ann", why="x", via="guard go")
+            told = await asyncio.to_thread(stopping.go, path, url, by="ann", why="x", how="guard go")
             assert told.missed == ()
             await comes(lambda: (one.stopped(), two.stopped()) == (None, None))
 
