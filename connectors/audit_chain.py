@@ -56,9 +56,9 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 class Fault(NamedTuple):
-    """Something that is not as it was sealed. `audit_id` is None where it is a seal, not a row."""
+    """Something that is not as it was sealed, or not as it must be. `audit_id` is None where it is no row."""
 
-    what: Literal["changed", "removed", "inserted", "seal"]
+    what: Literal["changed", "removed", "inserted", "seal", "trigger"]
     audit_id: int | None
     said: str
 

@@ -48,6 +48,13 @@ WHERE (%(after)s::bigint IS NULL OR audit_id > %(after)s) AND audit_id <= %(thro
 ORDER BY audit_id LIMIT %(most)s
 """
 
+_OFF: Final = """
+SELECT must.on_table, must.name
+FROM (VALUES ('guard.audit', 'append_only'), ('guard.audit', 'enter_audit'), ('guard.audit_seals', 'append_only'))
+    AS must (on_table, name)
+WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = on_table::regclass AND tgname = name AND tgenabled = 'A')
+"""
+
 
 class Sealed(NamedTuple):
     """What sealing came to: new seals and the rows in them, and lines added to the file."""
@@ -63,7 +70,7 @@ class Verified(NamedTuple):
     seals: int
     rows: int
     unsealed: int
-    faults: tuple[Fault, ...]  # the first row that is not as it was sealed, and the first seal
+    faults: tuple[Fault, ...]  # the first row that is not as it was sealed, the first seal, triggers switched off
 
 
 # --- adding
@@ -196,7 +203,13 @@ def verify(connection: Connection, file: Path | None) -> Verified:
             "SELECT count(*) FROM guard.audit WHERE %(after)s::bigint IS NULL OR audit_id > %(after)s",
             {"after": through},
         ).fetchone()
-    return Verified(judge.seals, judge.rows, left[0] if left else 0, tuple(judge.faults))
+        off = [Fault("trigger", None, f"{table} is not guarded: {name} is off") for table, name in _off(connection)]
+    return Verified(judge.seals, judge.rows, left[0] if left else 0, (*judge.faults, *off))
+
+
+def _off(connection: Connection) -> list[tuple[str, str]]:
+    """The triggers that must be there, and always on, and are not."""
+    return connection.execute(_OFF).fetchall()
 
 
 class _Judge:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -52,7 +52,7 @@ class StopFile:
             self._known = None
             return None
         except OSError as error:
-            return _unspoken(self.path, 0, "nobody", f"it cannot be told whether it is there: {error.strerror}")
+            return _unspoken(str(self.path), 0, "nobody", f"it cannot be told whether it is there: {error.strerror}")
         identity = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._known is None or self._known[0] != identity:
             self._known = (identity, self._read(found))
@@ -62,28 +62,41 @@ class StopFile:
         try:
             note = _NOTE.decode(_content(self.path))
         except (OSError, msgspec.DecodeError, UnicodeError):
-            return _unspoken(self.path, found.st_mtime_ns, _owner(found.st_uid), "the file does not say why")
-        sound = note.stopped_at.tzinfo is not None and note.by and "\0" not in note.by + note.why
-        return note if sound else _unspoken(self.path, found.st_mtime_ns, _owner(found.st_uid), note.why)
+            note = None
+        if note and note.by and note.stopped_at.tzinfo is not None and "\0" not in note.by + note.why:
+            return note
+        return _unspoken(str(found.st_ino), found.st_mtime_ns, _owner(found.st_uid), "the file does not say why")
 
     def write(self, note: Note) -> None:
-        """Put it there, whole and durable, in place of what is there.
+        """Put it there, whole and durable, in place of what is there; or at least an empty one, which stops as well.
 
         Raises:
-            Unavailable: it cannot be.
+            Unavailable: not even that can be done.
         """
         beside = self.path.with_name(f".{self.path.name}.{note.note_id}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("xb") as file:
-                os.fchmod(file.fileno(), _MODE)
-                file.write(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
-            sync_directory(self.path.parent)
+            self._put(beside, note)
+        except OSError:
+            self._put_empty(beside)
+
+    def _put(self, beside: Path, note: Note) -> None:
+        with beside.open("xb") as file:
+            os.fchmod(file.fileno(), _MODE)
+            file.write(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path)
+        sync_directory(self.path.parent)
+
+    def _put_empty(self, beside: Path) -> None:
+        """On a full disk a name can often be had still."""
+        try:
+            self.path.open("ab").close()
         except OSError as error:
             raise Unavailable(f"{self.path} cannot be written: {error.strerror}") from None
+        with suppress(OSError):
+            beside.unlink()
 
     def remove(self) -> bool:
         """Take it away, durably; False where there was none.
@@ -110,9 +123,9 @@ def _content(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def _unspoken(path: Path, mtime_ns: int, by: str, why: str) -> Note:
-    """The note for a file without one: the same for the same file on the same machine."""
-    note_id = UUID(uuid5_text("stop file", socket.gethostname(), str(path), str(mtime_ns)))
+def _unspoken(which: str, mtime_ns: int, by: str, why: str) -> Note:
+    """The note for a file without one: the same for the same file, whoever looks, and from wherever."""
+    note_id = UUID(uuid5_text("stop file", which, str(mtime_ns)))
     try:
         stopped_at = _EPOCH + timedelta(microseconds=mtime_ns // 1000)
     except OverflowError:  # beyond the year 9999

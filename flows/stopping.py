@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Never
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import structlog
 
-from connectors.postgres import AsyncConnection, connect, connect_async
-from connectors.postgres_stops import CHANNEL, newest_async, note_down, say_go, say_stop
+from connectors.postgres import AsyncConnection, Connection, connect, connect_async
+from connectors.postgres_stops import CHANNEL, Said, newest, newest_async, note_down, say_go, say_stop
 from connectors.stop_file import Note, StopFile
 from flows.servers import answering
 from flows.tables import one_line
@@ -39,7 +40,7 @@ ASK_SECONDS: Final = 0.5
 _log = structlog.get_logger()
 
 
-class Stopped(NamedTuple):
+class Stopped(msgspec.Struct, frozen=True):
     """Who said stop, why and since when, and where it stands; `at` is None where nobody knows."""
 
     by: str
@@ -128,6 +129,21 @@ def via(how: str) -> Mapping[str, Any]:
     return {"via": how, "user": shell_user(), "host": socket.gethostname()}
 
 
+def _by_file(note: Note) -> Stopped:
+    return Stopped(note.by, note.why, note.stopped_at, "file")
+
+
+def _by_row(newest: Said | None) -> Stopped | None:
+    return Stopped(newest.by, newest.why, newest.at, "database") if newest and newest.stopped else None
+
+
+def stands(path: Path | None, connection: Connection | None) -> list[Stopped]:
+    """What stops healers now, as far as it can be seen from here."""
+    note = StopFile(path).note() if path is not None else None
+    row = _by_row(newest(connection)) if connection is not None else None
+    return [*([_by_file(note)] if note else []), *([row] if row else [])]
+
+
 class Switch:
     """What a healer asks before it takes a case, and again just before each request that changes something.
 
@@ -150,7 +166,7 @@ class Switch:
         if (said := self._said) is not None:
             return Stopped(said.by, said.why, said.stopped_at, "process")
         if self._file is not None and (note := self._file.note()) is not None:
-            return Stopped(note.by, note.why, note.stopped_at, "file")
+            return _by_file(note)
         return self._row
 
     async def pause(self, by: str, why: str) -> Told:
@@ -193,8 +209,7 @@ class Switch:
             if note is not None and note.note_id not in self._written:
                 await note_down(connection, note, {**via(where), "noticed_by": self._healer})
                 self._written.add(note.note_id)
-        newest = await newest_async(connection)
-        self._row = Stopped(newest.by, newest.why, newest.at, "database") if newest and newest.stopped else None
+        self._row = _by_row(await newest_async(connection))
         if said is not None and self._said is said:
             self._said = None  # the row says it now
 

@@ -24,7 +24,11 @@ from connectors.postgres_audit import Sealed, Verified, record, record_async, ro
 from models.records.errors import MalformedPayload, Refused, Unavailable
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-BEHIND_ITS_BACK = "ALTER TABLE guard.audit DISABLE TRIGGER ALL; ALTER TABLE guard.audit_seals DISABLE TRIGGER ALL;"
+OFF = "ALTER TABLE guard.audit DISABLE TRIGGER ALL; ALTER TABLE guard.audit_seals DISABLE TRIGGER ALL;"
+ON = """
+ALTER TABLE guard.audit ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER enter_audit;
+ALTER TABLE guard.audit_seals ENABLE ALWAYS TRIGGER append_only;
+"""
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def tamper(database: str) -> Callable[[str], None]:
 
     def tamper(query: str) -> None:
         with connect(database) as connection:
-            connection.execute(f"{BEHIND_ITS_BACK} {query}".encode())
+            connection.execute(f"{OFF} {query}; {ON}".encode())
 
     return tamper
 
@@ -270,6 +274,19 @@ def test_a_file_that_cannot_be_written_loses_no_seal(connection: Connection, tmp
     with pytest.raises(Unavailable, match="cannot be written"):
         seal(connection, tmp_path, NOW)  # a directory
     assert seal(connection, tmp_path / "f", NOW) == Sealed(1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE guard.audit DISABLE TRIGGER append_only", "guard.audit is not guarded: append_only is off"),
+        ("ALTER TABLE guard.audit ENABLE TRIGGER enter_audit", "guard.audit is not guarded: enter_audit is off"),
+        ("DROP TRIGGER append_only ON guard.audit_seals", "guard.audit_seals is not guarded: append_only is off"),
+    ],
+)
+def test_a_trigger_that_is_off_is_noticed(connection: Connection, file: Path, change: str, said: str) -> None:
+    connection.execute(change.encode())
+    assert faults(connection, file) == [said]
 
 
 # --- rows that come late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from datetime import UTC, datetime
@@ -87,6 +88,17 @@ def test_anything_of_that_name_stops(file: StopFile) -> None:
         file.remove()
     with pytest.raises(Unavailable, match="cannot be written"):
         file.write(NOTE)
+
+
+def test_on_a_full_disk_an_empty_file_stops(file: StopFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    file.write(NOTE)
+    assert file.path.read_bytes() == b""
+    assert [each.name for each in file.path.parent.iterdir()] == ["stop"]
+    assert file.note() is not None
 
 
 def test_where_it_cannot_be_told_whether_it_is_there_it_stops(tmp_path: Path) -> None:

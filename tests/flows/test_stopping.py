@@ -210,8 +210,15 @@ def test_guard_stop_and_guard_go(
     monkeypatch.setenv("GUARD_ACT__STOP_FILE", str(path))
     said = guard("stop", "--why", "a reason", "--by", "ann")
     assert (said.status, said.lines, said.err) == (0, [f"stopped: the file {path}", "stopped: the database"], "")
+    stopped = guard("status", "--json").json()["stopped"]
+    assert [(each["by"], each["why"], each["where"]) for each in stopped] == [
+        ("ann", "a reason", "file"),
+        ("ann", "a reason", "database"),
+    ]
+    assert "healers are stopped" in guard("status").out
     said = guard("go", "--why", "over")
     assert (said.status, said.lines[-1], said.err) == (0, "healers go on", "")
+    assert guard("status", "--json").json()["stopped"] == []
     assert audit(database) == [("ann", "stop", "guard stop"), (stopping.shell_user(), "go", "guard go")]
 
 
