@@ -208,19 +208,6 @@ class ActLimits(Section):
     stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
 
 
-class Act(Section):
-    """The healers, which act where the policy's mode is act, or a person has said yes."""
-
-    metrics_host: Name = "127.0.0.1"
-    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
-    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
-    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
-    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
-    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
-    limits: ActLimits = ActLimits()
-
-
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -284,6 +271,40 @@ class Api(Section):
         if url.scheme == "http" and not private and not is_private_host(url.hostname or ""):
             raise ValueError("its url is http, by which a credential would pass for all to see; true allows that")
         return private
+
+
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes; and the people over them."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
 
 
 class Redaction(Section):
