@@ -43,6 +43,9 @@ _PRUNED = (
     "passing_logs",
     "detector_faults",
     "incidents",
+    "reconciled",
+    "hooks",
+    "redeliveries",
 )
 
 _MIGRATIONS_TABLE = b"""

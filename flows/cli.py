@@ -31,6 +31,7 @@ from flows import (
     explain_commands,
     policy_check,
     publish,
+    reconcile_commands,
     recorded,
     rulebook_commands,
     rulebooks,
@@ -77,6 +78,7 @@ app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
+app.command(reconcile_commands.reconcile)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")

@@ -27,7 +27,7 @@ from connectors.platforms.asking import (
 )
 from connectors.platforms.calls import github as acts
 from connectors.platforms.calls import github_past
-from connectors.platforms.past import Delivery, Hook, Recent
+from connectors.platforms.past import Hook, Recent, Undelivered
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
@@ -146,7 +146,7 @@ class GitHub(Platform):
         """See connectors/platforms/calls/github_past.py."""
         return github_past.hook(name)
 
-    def undelivered(self, hook: str, since: str) -> Talk[list[Delivery]]:
+    def undelivered(self, hook: str, since: str) -> Talk[Undelivered]:
         """See connectors/platforms/calls/github_past.py."""
         return github_past.undelivered(hook, since)
 

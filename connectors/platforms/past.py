@@ -46,6 +46,13 @@ class Delivery(msgspec.Struct, frozen=True):
     event: str
 
 
+class Undelivered(NamedTuple):
+    """Deliveries that nobody took, each by its last attempt, the oldest first; and the guids of those that were."""
+
+    failed: list[Delivery]
+    taken: frozenset[str]
+
+
 Read: TypeAlias = Callable[[str, Fields], Sequence[Event]]
 """The events of a webhook of this kind and body."""
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.asking import JobRun, Steps
-from connectors.platforms.past import Delivery, Hook, Recent
+from connectors.platforms.past import Hook, Recent, Undelivered
 from connectors.platforms.rights import Asked
 from models.records.calls import Call
 from models.records.event import Event, PlatformName
@@ -126,8 +126,8 @@ class Platform(ABC):
         """How the webhook stands that is called `name` at the platform; None where that is not told."""
         return None
 
-    def undelivered(self, hook: str, since: str) -> Talk[list[Delivery]] | None:  # noqa: ARG002 - as above
-        """What was sent by the webhook `hook` after `since` (ISO 8601) and never taken; None where that is not told."""
+    def undelivered(self, hook: str, since: str) -> Talk[Undelivered] | None:  # noqa: ARG002 - as above
+        """What the webhook `hook` sent after `since` (ISO 8601), taken or not; None where that is not told."""
         return None
 
     def redeliver(self, hook: str, delivery_id: int) -> Acting | None:  # noqa: ARG002 - as above

@@ -14,13 +14,14 @@ import msgspec
 from connectors.platforms.acting import MOST_PAGES, PAGE, Acting, Asking, Send, Talk, answered, conversation
 from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.calls.github import ACCEPT, get, judge, repository
-from connectors.platforms.past import LONGEST_RUN, Delivery, Gathering, Hook, Read, Recent, is_before, iso
+from connectors.platforms.past import LONGEST_RUN, Delivery, Gathering, Hook, Read, Recent, Undelivered, is_before, iso
 from connectors.platforms.reading import Fields
 from models.records.calls import Done, Result
 from models.records.errors import MalformedPayload
 
 _TAKEN: Final = range(200, 400)
 _APP: Final = "app/hook"
+_MOST_PAGES: Final = 50  # of deliveries
 _PASSED: Final = frozenset({"success", "skipped", "neutral"})
 _UNSENT: Final = frozenset({None, "unused", "active", "OK"})  # words of last_response that are no failure
 
@@ -84,9 +85,8 @@ def _hook(name: str) -> Asking[Hook]:
     return Hook(told.flag("active") is False, failing, last.text("message") or "" if failing else "")
 
 
-def undelivered(name: str, since: str) -> Talk[list[Delivery]]:
-    """Of each delivery of the webhook `name` that was sent after `since` and never taken, the last attempt; the oldest
-    first.
+def undelivered(name: str, since: str) -> Talk[Undelivered]:
+    """What was sent by the webhook `name` after `since` (ISO 8601), and whether any attempt at it was taken.
 
     https://docs.github.com/en/rest/repos/webhooks#list-deliveries-for-a-repository-webhook
     All are asked for, not those of `status=failure`: that leaves out what was never answered.
@@ -94,11 +94,11 @@ def undelivered(name: str, since: str) -> Talk[list[Delivery]]:
     return conversation(_undelivered(name, since), judge)
 
 
-def _undelivered(name: str, since: str) -> Asking[list[Delivery]]:
+def _undelivered(name: str, since: str) -> Asking[Undelivered]:
     path = f"{_path(name)}/deliveries"
     attempts: list[Delivery] = []
     cursor: dict[str, object] = {}
-    for _ in range(MOST_PAGES):
+    for _ in range(_MOST_PAGES):
         reply = yield get(path, per_page=PAGE, **cursor)
         page = _deliveries(reply)
         attempts += page
@@ -107,8 +107,8 @@ def _undelivered(name: str, since: str) -> Asking[list[Delivery]]:
             break
         cursor = {"cursor": following}
     late = sorted((one for one in attempts if one.delivered_at >= since), key=lambda one: (one.delivered_at, one.id))
-    taken = {one.guid for one in late if one.status_code in _TAKEN}
-    return [one for one in {one.guid: one for one in late}.values() if one.guid not in taken]
+    taken = frozenset(one.guid for one in late if one.status_code in _TAKEN)
+    return Undelivered([one for one in {one.guid: one for one in late}.values() if one.guid not in taken], taken)
 
 
 def redeliver(name: str, delivery_id: int) -> Acting:

@@ -353,14 +353,14 @@ def test_deliveries_that_nobody_took_can_be_asked_for_again() -> None:
     hook = f"repos/{name}/hooks/1"
     lab.posted += [posted(i, f"g{i}", 200 if i % 2 else 0) for i in range(250)]
     found = lab.hold("github", github.undelivered(hook, "2020-01-01T00:00:00Z"))
-    assert len(found.ended) == 125
+    assert len(found.ended.failed) == 125
     assert len(found.sent) == 3
-    assert lab.hold("github", github.redeliver(hook, found.ended[0].id)).ended == Done()
-    assert [one.number for one in lab.again] == [found.ended[0].id]
+    assert lab.hold("github", github.redeliver(hook, found.ended.failed[0].id)).ended == Done()
+    assert [one.number for one in lab.again] == [found.ended.failed[0].id]
     owner = lab.hold(
         "github", github.undelivered(f"orgs/{attempt.run.repository.owner}/hooks/2", "2020-01-01T00:00:00Z")
     )
-    assert len(owner.ended) == 125
+    assert len(owner.ended.failed) == 125
     for one, failing in ((hook, False), (f"repos/{name}/hooks/9", False)):
         assert lab.hold("github", github.hook(one)).ended == Hook(disabled=False, failing=failing)
     lab.posted.append(posted(250, "g250", 502))
