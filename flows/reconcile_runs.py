@@ -131,7 +131,8 @@ class Looking:
     async def _append(self, events: Sequence[Event]) -> set[str]:
         """Put `events` onto their shards, each by itself; the ids of those that were not there."""
         at = self._clocks.now()
-        ordered = sorted(events, key=lambda event: (event.timestamp, event.id))
+        # A run after its jobs: what failed is then known before it is known that something did.
+        ordered = sorted(events, key=lambda event: (event.timestamp, event.job_id is None, event.id))
         tasks = [
             self._appender.append(delivery) for event in ordered for delivery in self._normaliser.entries([event], at)
         ]
