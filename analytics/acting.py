@@ -226,7 +226,7 @@ class Acting:
         if held and incident is not None:
             case.incident = incident.incident_id
             probe_ms = now_ms + self._rules.probe_seconds * 1000
-            self._holds.setdefault(incident.incident_id, _Hold(incident, True, probe_ms, now_ms))  # noqa: FBT003
+            self._holds.setdefault(incident.incident_id, _Hold(incident, True, probe_ms, now_ms))
         facts = Facts(
             now=now_ms / 1000,
             failed=row.occurred_ms / 1000,

@@ -45,6 +45,9 @@ _PRUNED = (
     "detector_faults",
     "incidents",
     "act_outcomes",
+    "reconciled",
+    "hooks",
+    "redeliveries",
 )
 
 _MIGRATIONS_TABLE = b"""

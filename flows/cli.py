@@ -33,6 +33,7 @@ from flows import (
     people_commands,
     policy_check,
     publish,
+    reconcile_commands,
     recorded,
     rulebook_commands,
     rulebooks,
@@ -80,6 +81,7 @@ app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
+app.command(reconcile_commands.reconcile)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")

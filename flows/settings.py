@@ -219,6 +219,18 @@ class Archive(Section):
     metrics_port: Port = 8200  # of archiver number 0; the next one has the next port
 
 
+class Reconcile(Section):
+    """The reconciler: what no webhook brought is found by asking."""
+
+    interval: Duration = timedelta(minutes=10)  # at which each repository is looked at
+    overlap: Duration = timedelta(minutes=10)  # so much of what was looked at is looked at again
+    grace: Duration = timedelta(minutes=2)  # for so long a webhook may still come
+    lookback: Duration = timedelta(hours=3)  # at a repository that was never looked at
+    requests_per_hour: Annotated[int, Field(ge=1)] = 2000  # of each instance, at most
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8500
+
+
 class ApiCredential(Section):
     """What opens an API. What reads is not what acts: it need not have the right to change anything."""
 
@@ -255,6 +267,8 @@ class Api(Section):
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+    repositories: Annotated[list[Name], Listed] = []  # that are looked at besides those that were heard of
+    hooks: Annotated[list[Name], Listed] = []  # webhooks that bring us its events, by their address in the API
 
     @field_validator("act_credential")
     @classmethod
@@ -337,6 +351,9 @@ class Retention(Section):
     detector_faults: Days = 90
     incidents: Days = 365
     act_outcomes: Days = 400
+    reconciled: Days = 90
+    hooks: Days = 90
+    redeliveries: Days = 7
 
 
 class Logging(Section):
@@ -361,6 +378,7 @@ class Settings(BaseSettings):
     logs: Logs = Logs()
     archive: Archive = Archive()
     act: Act = Act()
+    reconcile: Reconcile = Reconcile()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

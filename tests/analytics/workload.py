@@ -136,7 +136,7 @@ def rerun_of(rng: random.Random, failed: Event, asked_ms: int, number: int) -> T
 
 
 def _healed(rng: random.Random, events: list[Told]) -> tuple[list[tuple[int, Acted]], list[Told]]:
-    """Acts on some of the failed jobs, told before or after what they cause; the reruns; and some that nobody caused."""
+    """Acts on some failed jobs, told before or after what they cause; the reruns; and some that nobody caused."""
     acts, reruns = [], []
     for number, t in enumerate(events):
         if t.event.failure_context is None or t.event.job_id is None or rng.random() < 0.4:
