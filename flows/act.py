@@ -93,8 +93,8 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     api = server(operator_app(settings, switch), act.api_host, act.api_port + number)
     _log.info("healing", name=name, apis=sorted(one.name for one in hands.values()))
     try:
-        background = [switch.watch, partial(_seal, url, act.audit_seals)]
-        await all_until(stop, [api], background, finishing=lambda: healer.run(stop))
+        sealing = partial(_seal, url, act.audit_seals)
+        await all_until(stop, [api], [switch.watch, sealing], finishing=lambda: healer.run(stop))
     finally:
         for one in hands.values():
             await one.close()
