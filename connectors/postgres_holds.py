@@ -7,6 +7,9 @@ from typing import Any, Final, NamedTuple
 from connectors.postgres import AsyncConnection
 from models.records.ledger import HoldRules
 
+_LONGEST_SECONDS: Final = 4 * 3600.0
+"""For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
+
 _EXPIRE: Final = """
 UPDATE guard.healing SET state = 'refused', reason = 'expired', changed_at = clock_timestamp()
 WHERE state = 'proposed' AND expires_at <= clock_timestamp()
@@ -16,7 +19,9 @@ RETURNING case_id, decision_id
 # The probes of each hold, the newest first: how many passed in a row, and whether one goes on.
 _STANDING: Final = """
 SELECT h.incident_id, h.state,
-       EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) AS going_on,
+       CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
+            ELSE EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) END AS going_on,
+       h.kind,
        coalesce((SELECT count(*) FILTER (WHERE failed_after = 0) FROM (
             SELECT sum((o.outcome <> 'passed')::int) OVER (ORDER BY o.ended_at DESC, o.act_id) AS failed_after
             FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
@@ -88,17 +93,23 @@ class Tended(NamedTuple):
 
 async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     """Let proposals expire, choose probes, release what waited for incidents that are over; each thing once."""
-    given: dict[str, Any] = {"probe": rules.probe_seconds, "drain": rules.drain_seconds}
+    given: dict[str, Any] = {
+        "probe": rules.probe_seconds,
+        "drain": rules.drain_seconds,
+        "longest": _LONGEST_SECONDS,
+    }
     expired = await (await connection.execute(_EXPIRE)).fetchall()
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
-    for incident_id, state, going_on, passes, failures in await (await connection.execute(_STANDING)).fetchall():
+    standing = await connection.execute(_STANDING, given)
+    for incident_id, state, going_on, kind, passes, failures in await standing.fetchall():
         about = given | {"incident_id": incident_id}
-        over = "incident_closed" if not going_on else "probes_passed" if passes >= rules.passes else None
+        ended = "incident_closed" if kind == "incident" else "too_long"
+        over = ended if not going_on else "probes_passed" if passes >= rules.passes else None
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
-        elif state == "over" and going_on and failures >= rules.failures:
+        elif state == "over" and kind == "incident" and going_on and failures >= rules.failures:
             await connection.execute(_HOLD_AGAIN, about)
             held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)

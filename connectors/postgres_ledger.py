@@ -24,7 +24,9 @@ from psycopg.types.json import Jsonb
 from connectors.postgres import AsyncConnection
 from models.records.calls import Call, Result, RunState, from_row
 from models.records.errors import UnknownSchema
-from models.records.ledger import ActState, Charge, Earlier, Standing, Why, act_id
+from models.records.ledger import ActState, Charge, Crowd, Earlier, Standing, Why, act_id
+
+_DAY_SECONDS: Final = 86_400.0
 
 
 class Case(NamedTuple):
@@ -80,6 +82,7 @@ class Incident(NamedTuple):
     dimension: str
     value: str | None
     over: bool  # its hold: probes have passed
+    kind: str  # incident, or crowd: nobody but us has noticed yet
 
 
 _TAKE: Final = """
@@ -115,9 +118,34 @@ ORDER BY intended_at
 """
 
 _INCIDENTS: Final = """
-SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'over', false)
+SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'over', false), 'incident'
 FROM guard.open_incidents i LEFT JOIN guard.holds h USING (incident_id)
-WHERE i.signature = %s
+WHERE i.signature = %(signature)s
+UNION ALL
+SELECT incident_id, signature, 'all', NULL, false, kind
+FROM guard.holds WHERE signature = %(signature)s AND kind = 'crowd' AND state = 'held'
+"""
+
+_CROWD: Final = """
+SELECT count(DISTINCT repository) FILTER (WHERE queued_at > greatest(
+           clock_timestamp() - %(within)s * interval '1 s',
+           (SELECT max(ended_at) FROM guard.holds WHERE signature = %(signature)s AND state = 'over')))::int,
+       count(*) FILTER (WHERE queued_at <= clock_timestamp() - %(within)s * interval '1 s')::int
+FROM guard.healing WHERE signature = %(signature)s AND queued_at > clock_timestamp() - interval '1 day'
+"""
+
+_HOLD: Final = """
+WITH made AS (
+    INSERT INTO guard.holds (incident_id, signature, kind, state, next_probe_at)
+    VALUES (%(incident_id)s, %(signature)s, %(kind)s, 'held', clock_timestamp() + %(probe)s * interval '1 s')
+    ON CONFLICT DO NOTHING
+    RETURNING incident_id)
+SELECT incident_id FROM made
+UNION ALL
+SELECT incident_id FROM guard.holds WHERE incident_id = %(incident_id)s
+UNION ALL
+SELECT incident_id FROM guard.holds WHERE signature = %(signature)s AND kind = 'crowd' AND state = 'held'
+LIMIT 1
 """
 
 _CHARGE: Final = """
@@ -244,15 +272,18 @@ class Ledger:
 
     async def incidents(self, signature: str) -> list[Incident]:
         """Those that are going on with that signature."""
-        return [Incident(str(row[0]), *row[1:]) for row in await self._rows(_INCIDENTS, [signature])]
+        return [Incident(str(row[0]), *row[1:]) for row in await self._rows(_INCIDENTS, {"signature": signature})]
 
-    async def hold(self, incident: Incident, *, probe_seconds: float) -> None:
-        """Note that its reruns wait, if nobody has."""
-        await self.connection.execute(
-            "INSERT INTO guard.holds (incident_id, signature, state, next_probe_at) "
-            "VALUES (%s, %s, 'held', clock_timestamp() + %s * interval '1 s') ON CONFLICT DO NOTHING",
-            [incident.incident_id, incident.signature, probe_seconds],
-        )
+    async def crowd(self, signature: str, *, within_seconds: float) -> Crowd:
+        """How many repositories had that cause of late, since it was last said to be over."""
+        given = {"signature": signature, "within": within_seconds}
+        recent, before = (await self._rows(_CROWD, given))[0]
+        return Crowd(recent, before * within_seconds / (_DAY_SECONDS - within_seconds))
+
+    async def hold(self, incident: Incident, *, probe_seconds: float) -> str:
+        """Note that its reruns wait, if nobody has; the incident in whose name they do."""
+        given = {**incident._asdict(), "probe": probe_seconds}
+        return str((await self._rows(_HOLD, given))[0][0])
 
     async def charge(self, taken: Iterable[tuple[Charge, tuple[int, float]]]) -> Charge | None:
         """Take from every budget, in their order, so much as leaves no more than all its acts and minutes spent.

@@ -21,6 +21,7 @@ from analytics.guards import (
     Refuse,
     Ruling,
     charges,
+    crowded,
     most,
     origin_of,
     rule,
@@ -30,6 +31,7 @@ from analytics.policy.rules import Mode, Policy, Subject, least_mode
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
+from models.records.event import uuid5_text
 from models.records.ledger import ActState, Earlier, Standing, Why
 from models.records.outputs import Verdict
 
@@ -99,9 +101,9 @@ class Claimer:
                 await self._ledger.propose(case, expires_seconds=self._proposal_seconds)
                 return Ruled(case, Why.PROPOSED)
             case Hold(why, until):
+                held_by: str | None = None
                 if why is Why.INCIDENT and incident is not None:
-                    await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
-                held_by = incident.incident_id if incident is not None and why is Why.INCIDENT else None
+                    held_by = await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
                 await self._ledger.put_off(case, why, until, incident_id=held_by, probe=case.probe)
                 return Ruled(case, why)
             case Refuse(why):
@@ -217,12 +219,16 @@ class Claimer:
 
     async def _incident(self, case: Case) -> Incident | None:
         """The incident in which reruns of this case wait, if there is one."""
-        if case.signature is None:
+        if case.signature is None or not any(isinstance(call, RERUNS) for call in case.calls):
             return None
         there = {"instance": case.instance, "platform": case.platform}
         for incident in await self._ledger.incidents(case.signature):
             if not incident.over and there.get(incident.dimension, incident.value) == incident.value:
                 return incident
+        crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
+        if crowded(crowd, self._limits) and not case.probe:
+            identity = uuid5_text("crowd", case.signature, str(case.now))
+            return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
         return None
 
 
