@@ -18,8 +18,10 @@ from typing import Annotated, Final, Literal, NamedTuple
 import prometheus_client
 
 from connectors.metric_kinds import BOTH, EVERY, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
+from models.records.calls import CallName
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
+from models.records.ledger import ActState, Why
 from models.records.outputs import Diagnosis, FindingState, IncidentState, Reason, Verdict
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
@@ -54,6 +56,10 @@ LogOutcome = Literal[
     "gave_up",  # no answer to go by, while the patience lasted
     "failed",  # our fault: it is among the dead letters
 ]
+QueueState = Literal["waiting", "proposed", "taken"]
+Reconciled = Literal["found", "known", "unreadable"]
+Look = Literal["read", "unavailable", "refused"]
+Redelivered = Literal["asked", "taken", "refused", "gave_up"]
 Compared = Literal["redis", "postgres", "read", "none"]
 
 # --- the receiver ---
@@ -330,9 +336,46 @@ def guard_log_latency_seconds() -> None:
     """
 
 
-@gauge(unit="state", of=["logs"])
+# --- the healers ---
+
+
+@counter(unit="acts", of=["act"])
+def guard_acts_total(*, platform: PlatformName, action: CallName, state: ActState) -> None:
+    """What was asked of platforms on behalf of decisions, by what became of it.
+
+    dropped: the world had moved on, which is well. refused: the credential lacks a right, or a limit of the platform is
+    reached; `SELECT reason, count(*) FROM guard.acts GROUP BY 1`. unknown: look at these yourself.
+    """
+
+
+@counter(unit="cases", of=["act"])
+def guard_healing_rulings_total(*, why: Why) -> None:
+    """Cases that were due and were not acted on at that moment, by the reason.
+
+    Budgets: raise them under [act.limits], or find out why so much is to be healed. platform_away: see
+    guard_breaker_state. stopped: somebody has said `guard stop`.
+    """
+
+
+@gauge(unit="cases", of=["act"])
+def guard_healing_cases(*, state: QueueState) -> None:
+    """Cases that wait to be acted on: for their time, an incident or a budget, for a person, or in a healer's hands.
+
+    Waiting grows without end: nothing is acted on; look at guard_healing_rulings_total.
+    """
+
+
+@histogram(unit="seconds", of=["act"], buckets=SECONDS)
+def guard_decision_to_call_seconds() -> None:
+    """From the moment at which a decision may be acted on to its request.
+
+    Above a second: the platform is slow to say how the run stands, or more healers are needed.
+    """
+
+
+@gauge(unit="state", of=["logs", "act", "reconcile"])
 def guard_breaker_state(*, api: str) -> None:
-    """Whether an API is asked, by its table under [platforms]: 0 it is, 1 it is being tried out, 2 it is not.
+    """Whether an API is asked, by its table under [platforms], NAME.act for what acts: 0 yes, 1 it is tried out, 2 no.
 
     Not 0 for minutes: the platform is down, its name or certificate is wrong, or it does not take the credential.
     """
@@ -368,6 +411,61 @@ def guard_log_requests_oldest_age_seconds() -> None:
     """Age of the oldest request to read a log that is not settled; 0 where there is none.
 
     Above a minute: no reader runs, or Redis does not take its evidence. Decisions go on without logs.
+    """
+
+
+# --- the reconciler ---
+
+
+@counter(unit="events", of=["reconcile"])
+def guard_reconcile_events_total(*, api: str, outcome: Reconciled) -> None:
+    """What platforms tell when they are asked what happened of late, by table under [platforms], and how it was known.
+
+    found grows in a burst: we, or the way to us, were away, and that is made good now. found grows all the time: a
+    webhook is not sent, or not for all that it should be; see guard_hooks_silent. unreadable: a platform has changed.
+    """
+
+
+@counter(unit="looks", of=["reconcile"])
+def guard_reconcile_looks_total(*, api: str, outcome: Look) -> None:
+    """Repositories whose platform was asked, by what came of it.
+
+    unavailable: see guard_breaker_state. refused: the credential does not see them; `SELECT repository, why FROM
+    guard.reconciled WHERE why IS NOT NULL` names them.
+    """
+
+
+@gauge(unit="seconds", of=["reconcile"])
+def guard_reconcile_behind_seconds(*, api: str) -> None:
+    """For how long nobody has asked what happened in the repository that was asked least recently.
+
+    Grows beyond hours: more repositories than reconcile.requests_per_hour allows for, or the platform does not answer.
+    """
+
+
+@gauge(unit="repositories", of=["reconcile"])
+def guard_hooks_silent(*, api: str) -> None:
+    """Repositories in which jobs failed, look after look, of which no webhook told.
+
+    Above 0: their webhook was removed, disabled, or cannot reach us. `SELECT repository FROM guard.reconciled WHERE
+    missed_looks >= 3` names them.
+    """
+
+
+@gauge(unit="state", of=["reconcile"])
+def guard_hook_state(*, api: str, hook: str) -> None:
+    """How a webhook that the settings name stands at its platform: 0 well, 1 its last delivery failed, 2 disabled.
+
+    1: look at the receiver, and at what stands between it and the platform. 2: enable it, once its receiver is well.
+    """
+
+
+@counter(unit="deliveries", of=["reconcile"])
+def guard_redeliveries_total(*, api: str, outcome: Redelivered) -> None:
+    """Deliveries that nobody took: asked for again, and what came of it.
+
+    gave_up: none of several tries was taken; what they said is found by asking for runs. refused: the credential may
+    not ask for it, or the delivery is too old.
     """
 
 

@@ -61,6 +61,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 Mode = Literal["observe", "suggest", "act"]
 SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Minutes = Annotated[float, Field(ge=0, le=1e9)]
 BodyBytes = Annotated[int, Field(ge=1, le=25 * MIB)]
 """GitHub sends at most 25 MB: https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap"""
 
@@ -189,6 +191,23 @@ class Logs(Section):
     max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
 
 
+class ActLimits(Section):
+    """What may be done at most; see analytics/guards.py. Hours are those of the clock."""
+
+    job_per_hour: Count = 2
+    run: Count = 2  # of one run and all that reruns made of it
+    commit: Count = 6
+    repository_per_hour: Count = 10
+    fleet_per_hour: Count = 100
+    repository_minutes_per_hour: Minutes = 240.0  # CI minutes
+    fleet_minutes_per_hour: Minutes = 2400.0
+    notes_per_hour: Count = 20  # comments, issues and notifications, of one repository
+    most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
+    least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
+    cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
+
+
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -200,11 +219,40 @@ class Archive(Section):
     metrics_port: Port = 8200  # of archiver number 0; the next one has the next port
 
 
+class Reconcile(Section):
+    """The reconciler: what no webhook brought is found by asking."""
+
+    interval: Duration = timedelta(minutes=10)  # at which each repository is looked at
+    overlap: Duration = timedelta(minutes=10)  # so much of what was looked at is looked at again
+    grace: Duration = timedelta(minutes=2)  # for so long a webhook may still come
+    lookback: Duration = timedelta(hours=3)  # at a repository that was never looked at
+    requests_per_hour: Annotated[int, Field(ge=1)] = 2000  # of each instance, at most
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8500
+
+
 class ApiCredential(Section):
     """What opens an API. What reads is not what acts: it need not have the right to change anything."""
 
     kind: Literal["token", "basic"]
     value: Secret
+
+
+class ActCredential(Section):
+    """What opens an API for acting. Without it nothing is ever done there."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    kind: Literal["token", "basic", "app"]
+    value: Secret  # of a GitHub App: its private key
+    app_id: Name | None = None  # or its client id
+
+    @field_validator("app_id")
+    @classmethod
+    def _whose_key_it_is(cls, app_id: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("kind") == "app") is not (app_id is not None) and "kind" in info.data:
+            raise ValueError("must be set where kind is app, and nowhere else")
+        return app_id
 
 
 class Api(Section):
@@ -214,10 +262,21 @@ class Api(Section):
     instance: Name  # as receiver.sources has it
     url: ApiUrl | None = None  # the platform's own, if not set
     read_credential: ApiCredential | None = None
+    act_credential: ActCredential | None = None
     private: bool = False  # it stands at an address of a private network
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+    repositories: Annotated[list[Name], Listed] = []  # that are looked at besides those that were heard of
+    hooks: Annotated[list[Name], Listed] = []  # webhooks that bring us its events, by their address in the API
+
+    @field_validator("act_credential")
+    @classmethod
+    def _one_for_each(cls, acting: ActCredential | None, info: ValidationInfo) -> ActCredential | None:
+        reading = info.data.get("read_credential")
+        if acting is not None and reading is not None and acting.value == reading.value:
+            raise ValueError("the same as read_credential; what reads must not be able to change anything")
+        return acting
 
     @field_validator("private")
     @classmethod
@@ -226,6 +285,40 @@ class Api(Section):
         if url.scheme == "http" and not private and not is_private_host(url.hostname or ""):
             raise ValueError("its url is http, by which a credential would pass for all to see; true allows that")
         return private
+
+
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes; and the people over them."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
 
 
 class Redaction(Section):
@@ -258,6 +351,9 @@ class Retention(Section):
     detector_faults: Days = 90
     incidents: Days = 365
     act_outcomes: Days = 400
+    reconciled: Days = 90
+    hooks: Days = 90
+    redeliveries: Days = 7
 
 
 class Logging(Section):
@@ -281,6 +377,8 @@ class Settings(BaseSettings):
     flow: Flow = Flow()
     logs: Logs = Logs()
     archive: Archive = Archive()
+    act: Act = Act()
+    reconcile: Reconcile = Reconcile()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

@@ -15,10 +15,9 @@ def test_where_nothing_is_known_the_score_is_the_same_bits() -> None:
     assert not known
     assert known.of(*KEY, 0).mean(0.1234567890123) == 0.1234567890123
     known.count(*KEY, passed=True, at_ms=0)
-    others: tuple[tuple[str | None, str, int], ...]
-    others = (("oom", *KEY[1:]), ("disk_full", "rerun", 1), (*KEY[:2], 2), (None, *KEY[1:]))
-    for other in others:
-        assert known.of(*other, 0) == Counts(0.0, 0.0)
+    others = [("oom", "rerun_failed", 1), ("disk_full", "rerun", 1), ("disk_full", "rerun_failed", 2)]
+    for signature, action, attempt in [*others, (None, "rerun_failed", 1)]:
+        assert known.of(signature, action, attempt, 0) == Counts(0.0, 0.0)
 
 
 def test_the_scorer_weighs_as_much_as_four_outcomes() -> None:
