@@ -40,11 +40,12 @@ from flows.log_reading import Clocks
 from flows.reconcile_hooks import Hooks, visit_all
 from flows.reconcile_runs import SILENT_LOOKS, Budget, Look, Looking, Times
 from flows.settings import Settings
-from models.records.calls import Refused
+from models.records.calls import Refusal, Refused
 from models.records.errors import ConfigError, Unavailable
 
 _SEEN_OF_LATE: Final = timedelta(days=14)
 _HEAR_EVERY: Final = timedelta(minutes=1)
+_NOW: Final = timedelta()
 _NEVER: Final = datetime.fromtimestamp(0, UTC)
 _WATCH_SECONDS: Final = 5.0
 _AWAY_SECONDS: Final = 30.0  # without a heartbeat
@@ -140,7 +141,7 @@ def open_reconciler(settings: Settings, clocks: Clocks = _CLOCKS) -> Reconciler:
     url, window = settings.redis.url.get_secret_value(), settings.redis.duplicate_window
     appender = Appender(url, ttl_ms=window // timedelta(milliseconds=1))
     memory = Archive(settings.postgres.url.get_secret_value(), clock=clocks.monotonic, name="guard reconcile")
-    doors = _doors(settings, clocks)
+    doors = reading_doors(settings, clocks)
     chosen = settings.reconcile
     times = Times(chosen.overlap, chosen.grace, chosen.lookback, max(window - _MARGIN, window / 2))
     return Reconciler(
@@ -167,8 +168,8 @@ def _hooks(settings: Settings) -> list[HookName]:
     return [HookName(api.platform, api.instance, hook) for api in settings.platforms.values() for hook in api.hooks]
 
 
-def _doors(settings: Settings, clocks: Clocks) -> dict[Way, Door]:
-    """A door to each instance that can be read, opened with what reads."""
+def reading_doors(settings: Settings, clocks: Clocks) -> dict[Way, Door]:
+    """A door to each instance that can be read, opened with what reads; each must be closed."""
     doors: dict[Way, Door] = {}
     for name, api in readable(settings):
         headers: Mapping[str, str] = {}
@@ -198,6 +199,7 @@ class Reconciler:
     last_away: datetime = field(init=False)  # nobody's webhook is blamed for what was missing before
     _places: set[Place] = field(default_factory=set, init=False)  # heard of late
     _heard_at: datetime | None = field(default=None, init=False)
+    _gone: frozenset[Place] = field(default=frozenset(), init=False)  # of which their platform knows nothing
 
     def __post_init__(self) -> None:
         self.last_away = self._now()  # who knows what was before
@@ -282,27 +284,32 @@ class Reconciler:
     ) -> list[Look]:
         """Look at the places of one instance, one after the other, until it wants to be left alone."""
         looks: list[Look] = []
-        budget = self.budgets[way]
+        budget, door = self.budgets[way], self.doors[way]
         for place in due:
+            if door.is_shut():
+                break
             if budget.spent(self.clocks.monotonic()):
-                _log.info("an instance was asked enough for now", api=self.doors[way].name, left=len(due) - len(looks))
+                _log.info("an instance was asked enough for now", api=door.name, left=len(due) - len(looks))
                 break
             look = await self.looking.look(place, known.get(place), budget, since=since, last_away=self.last_away)
             await self.memory.do(partial(note, place=place, look=look.reconciled))
             looks.append(look)
             if look.reconciled.found:
                 _log.warning("events were missing", repository=place.repository, found=look.reconciled.found)
-            if look.stop is not None and not isinstance(look.stop, Refused):
-                _log.warning("a platform does not tell what happened", api=self.doors[way].name, why=look.stop.why)
-                break
+            if look.stop is not None:
+                _log.warning("a platform does not tell what happened", repository=place.repository, why=look.stop.why)
+            missing = isinstance(look.stop, Refused) and look.stop.refusal is Refusal.NOT_FOUND
+            self._gone = self._gone | {place} if missing else self._gone - {place}
         return looks
 
     def _tell(self, known: Mapping[Place, Reconciled], now: datetime) -> None:
         for way, door in self.doors.items():
-            own = [look for place, look in known.items() if place[:2] == way]
-            behind = max((now - look.read_until for look in own), default=timedelta())
+            own = {place: look for place, look in known.items() if place[:2] == way}
+            behind = max(
+                (now - look.read_until for place, look in own.items() if place not in self._gone), default=_NOW
+            )
             metrics.guard_reconcile_behind_seconds(api=door.name).set(behind.total_seconds())
-            silent = sum(look.missed_looks >= SILENT_LOOKS for look in own)
+            silent = sum(look.missed_looks >= SILENT_LOOKS for look in own.values())
             metrics.guard_hooks_silent(api=door.name).set(silent)
 
     async def visit_hooks(self) -> None:

@@ -445,6 +445,19 @@ def test_what_nobody_took_is_asked_for_once_and_then_left_alone(lab: Lab, redis_
         assert connection.execute("SELECT count(*) FROM guard.redeliveries").fetchone() == (0,)
 
 
+def test_two_reconcilers_ask_for_it_once(lab: Lab, redis_url: str, database: str) -> None:
+    name, hook = hooked(lab)
+    sender = Sender(lab, name, statuses={f"g{i}": 0 for i in range(20)})
+
+    async def what(one: Reconciler) -> None:
+        await asyncio.gather(*(one.visit_hooks() for _ in range(4)))
+
+    with at_work(lab, redis_url, database, hooks={"hub": [hook]}, acting={"hub": "doer"}) as run:
+        lab.credentials["github.act"] = "doer"
+        run(what)
+    assert sorted(sender.asked) == sorted(f"g{i}" for i in range(20))
+
+
 def test_what_is_never_taken_is_given_up_later_and_later(lab: Lab, redis_url: str, database: str) -> None:
     name, hook = hooked(lab)
     sender = Sender(lab, name, statuses={"a": 0})
