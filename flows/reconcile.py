@@ -14,12 +14,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis
 import structlog
@@ -195,6 +195,7 @@ class Reconciler:
     client: redis.Redis
     budgets: Mapping[Way, Budget]
     clocks: Clocks
+    at_once: int = 4  # repositories of an instance
     away: bool = False  # no receiver was heard of when last listened for
     last_away: datetime = field(init=False)  # nobody's webhook is blamed for what was missing before
     _places: set[Place] = field(default_factory=set, init=False)  # heard of late
@@ -258,12 +259,7 @@ class Reconciler:
         due.sort(key=lambda place: (known[place].looked_at if place in known else _NEVER, place))
         start = now - since if since is not None else None
         asking = (self._look_at(way, [p for p in due if p[:2] == way], known, since=start) for way in self.doors)
-        results = await asyncio.gather(*asking, return_exceptions=True)
-        looks: list[Look] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            looks += result
+        looks = await _all_of(asking)
         known |= {look.place: look.reconciled for look in looks}
         self._tell({place: look for place, look in known.items() if place in places}, now)
         return Round(looks, len(due) - len(looks))
@@ -282,25 +278,32 @@ class Reconciler:
     async def _look_at(
         self, way: Way, due: Sequence[Place], known: Mapping[Place, Reconciled], *, since: datetime | None
     ) -> list[Look]:
-        """Look at the places of one instance, one after the other, until it wants to be left alone."""
+        """Look at the places of one instance, a few at once, until it wants to be left alone."""
         looks: list[Look] = []
-        budget, door = self.budgets[way], self.doors[way]
-        for place in due:
-            if door.is_shut():
-                break
-            if budget.spent(self.clocks.monotonic()):
-                _log.info("an instance was asked enough for now", api=door.name, left=len(due) - len(looks))
-                break
-            look = await self.looking.look(place, known.get(place), budget, since=since, last_away=self.last_away)
-            await self.memory.do(partial(note, place=place, look=look.reconciled))
-            looks.append(look)
-            if look.reconciled.found:
-                _log.warning("events were missing", repository=place.repository, found=look.reconciled.found)
-            if look.stop is not None:
-                _log.warning("a platform does not tell what happened", repository=place.repository, why=look.stop.why)
-            missing = isinstance(look.stop, Refused) and look.stop.refusal is Refusal.NOT_FOUND
-            self._gone = self._gone | {place} if missing else self._gone - {place}
+        budget, door, waiting = self.budgets[way], self.doors[way], iter(due)
+
+        async def one_after_the_other() -> None:
+            for place in waiting:
+                if door.is_shut() or budget.spent(self.clocks.monotonic()):
+                    return
+                look = await self.looking.look(place, known.get(place), budget, since=since, last_away=self.last_away)
+                await self.memory.do(partial(note, place=place, look=look.reconciled))
+                looks.append(look)
+                self._note(look)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.at_once):
+                group.create_task(one_after_the_other())
         return looks
+
+    def _note(self, look: Look) -> None:
+        repository, found, why = look.place.repository, look.reconciled.found, look.reconciled.why
+        if found:
+            _log.warning("events were missing", repository=repository, found=found)
+        if why is not None:
+            _log.warning("a platform does not tell what happened", repository=repository, why=why)
+        gone = isinstance(look.stop, Refused) and look.stop.refusal is Refusal.NOT_FOUND
+        self._gone = self._gone | {look.place} if gone else self._gone - {look.place}
 
     def _tell(self, known: Mapping[Place, Reconciled], now: datetime) -> None:
         for way, door in self.doors.items():
@@ -325,6 +328,18 @@ class Reconciler:
         await self.appender.close()
         self.memory.close()
         self.client.close()
+
+
+async def _all_of(asking: Iterable[Coroutine[Any, Any, list[Look]]]) -> list[Look]:
+    """All looks, once all have ended; the first of what was raised."""
+    looks: list[Look] = []
+    for result in await asyncio.gather(*asking, return_exceptions=True):
+        if isinstance(result, BaseExceptionGroup):
+            raise result.exceptions[0]
+        if isinstance(result, BaseException):
+            raise result
+        looks += result
+    return looks
 
 
 def _is_due(known: Reconciled | None, now: datetime, interval_seconds: float | None) -> bool:
