@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from analytics.guards import Limits
+from analytics.policy.rules import Policy
 from connectors import metrics
 from connectors.delivery import Delivery
 from connectors.postgres_holds import Rules
@@ -75,7 +76,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
         books,
         name=name,
         url=url,
-        claimer=partial(_claimer, settings, name),
+        claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
         carrier=Carrier(books, hands, notify=_nobody, stopped=stopped, draw=random.random),
         rules=rules_of(settings),
         stopped=stopped,
@@ -94,12 +95,12 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     _log.info("stopped")
 
 
-def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
+def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> Claimer:
     return Claimer(
         ledger,
         healer=name,
         limits=limits_of(settings),
-        policy=configured_rulebook(settings).policy,
+        policy=policy,
         approver=_nobody_said_yes,
         lease_seconds=settings.act.lease.total_seconds(),
         proposal_seconds=_PROPOSAL_SECONDS,
@@ -121,14 +122,14 @@ def rules_of(settings: Settings) -> Rules:
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
-    """Make an outcome durable on its shard, once: it is marked with its act.
+    """Make an outcome durable on its shard, once: it is marked with its act, and with what came of that.
 
     Raises:
         Unavailable: it is not known to be there.
     """
     entry = Entry(Kind.OUTCOME, Encoding.JSON, time.time_ns() // 1_000_000, msgspec.json.encode(acted))
     shard = shard_of(acted.instance, acted.repository)
-    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
+    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id} {acted.result}"),)))
 
 
 async def _nobody(_call: Notify) -> Result:
