@@ -10,19 +10,17 @@ import random
 import signal
 import socket
 import time
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from analytics.guards import Limits
-from connectors import metrics, postgres_audit
+from analytics.policy.rules import Policy
+from connectors import metrics
 from connectors.delivery import Delivery
-from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
 from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
@@ -39,7 +37,6 @@ from flows.stopping import Switch
 from models.records.acted import Acted
 from models.records.calls import Notify, Refusal, Refused, Result
 from models.records.entry import Encoding, Entry, Kind
-from models.records.errors import GuardError
 from models.records.event import shard_of
 from models.records.ledger import HoldRules
 
@@ -79,14 +76,18 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     books = Books(url, name=name, lease_seconds=act.lease.total_seconds())
     appender = Appender(settings.redis.url.get_secret_value())
     switch = Switch(act.stop_file, url, healer=name)
+
+    def stopped() -> bool:
+        return switch.stopped() is not None
+
     healer = Healer(
         books,
         name=name,
         url=url,
-        claimer=partial(_claimer, settings, name),
-        carrier=Carrier(books, hands, notify=_nobody, stopped=lambda: switch.stopped() is not None, draw=random.random),
+        claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
+        carrier=Carrier(books, hands, notify=_nobody, stopped=stopped, draw=random.random),
         rules=rules_of(settings),
-        stopped=lambda: switch.stopped() is not None,
+        stopped=stopped,
         tell=partial(_tell, appender),
         concurrency=act.concurrency,
     )
@@ -119,12 +120,12 @@ def _sealed(url: str, file: Path | None) -> None:
         postgres_audit.seal(connection, file, datetime.now(UTC))
 
 
-def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
+def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> Claimer:
     return Claimer(
         ledger,
         healer=name,
         limits=limits_of(settings),
-        policy=configured_rulebook(settings).policy,
+        policy=policy,
         approver=partial(_said_always, ledger),
         lease_seconds=settings.act.lease.total_seconds(),
         proposal_seconds=settings.act.proposals_expire.total_seconds(),
@@ -146,14 +147,14 @@ def rules_of(settings: Settings) -> HoldRules:
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
-    """Make an outcome durable on its shard, once: it is marked with its act.
+    """Make an outcome durable on its shard, once: it is marked with its act, and with what came of that.
 
     Raises:
         Unavailable: it is not known to be there.
     """
     entry = Entry(Kind.OUTCOME, Encoding.JSON, time.time_ns() // 1_000_000, msgspec.json.encode(acted))
     shard = shard_of(acted.instance, acted.repository)
-    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
+    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id} {acted.result}"),)))
 
 
 async def _nobody(_call: Notify) -> Result:

@@ -55,11 +55,16 @@ BEGIN
     IF FOUND THEN
         PERFORM pg_notify('guard_healing', '');
     END IF;
+    -- Where something was begun, a healer withdraws it: it may have to be found out, and budgets are to be given back.
     UPDATE guard.healing known
-    SET state = CASE WHEN known.state = 'taken' THEN 'taken' ELSE 'refused' END,
-        reason = CASE WHEN known.state = 'taken' THEN known.reason ELSE 'withdrawn' END,
+    SET state = CASE WHEN known.state <> 'taken' AND NOT begun THEN 'refused'
+                     WHEN known.state = 'proposed' THEN 'waiting' ELSE known.state END,
+        reason = CASE WHEN known.state <> 'taken' AND NOT begun THEN 'withdrawn' ELSE known.reason END,
+        due_at = CASE WHEN known.state <> 'taken' AND begun THEN clock_timestamp() ELSE known.due_at END,
         decision_id = said.decision_id, revision = said.revision, changed_at = clock_timestamp()
-    FROM (SELECT DISTINCT ON (case_id) * FROM new_decisions ORDER BY case_id, revision DESC) said
+    FROM (SELECT DISTINCT ON (d.case_id) d.*,
+                 EXISTS (SELECT FROM guard.acts a WHERE a.case_id = d.case_id AND a.state = 'intent') AS begun
+          FROM new_decisions d ORDER BY d.case_id, d.revision DESC) said
     WHERE known.case_id = said.case_id AND known.revision < said.revision
       AND known.state IN ('waiting', 'proposed', 'taken')
       AND NOT (said.verdict = 'act' AND said.mode <> 'observe');
@@ -108,6 +113,7 @@ CREATE TABLE guard.acts (
 CREATE INDEX acts_intended ON guard.acts (intended_at);
 CREATE INDEX acts_case ON guard.acts (case_id);
 CREATE INDEX acts_repository ON guard.acts (repository, intended_at);
+CREATE INDEX acts_incident ON guard.acts (incident_id, asked_at) WHERE incident_id IS NOT NULL;
 CREATE INDEX acts_open ON guard.acts (intended_at) WHERE state = 'intent';
 CREATE INDEX acts_untold ON guard.acts (answered_at) WHERE told_at IS NULL AND state <> 'intent';
 COMMENT ON TABLE guard.acts IS 'The ledger: what was asked of platforms. The row is there before anything is asked; nothing is asked for twice.';
@@ -119,8 +125,8 @@ COMMENT ON COLUMN guard.acts.reason IS 'Of refused, dropped and unknown ones: wh
 COMMENT ON COLUMN guard.acts.jobs IS 'The failed jobs that it is to heal: [failure_id, workflow, job_name, signature].';
 COMMENT ON COLUMN guard.acts.origin IS 'The run that began the chain of reruns of which its run is the latest.';
 COMMENT ON COLUMN guard.acts.minutes IS 'CI minutes that it is expected to cost.';
-COMMENT ON COLUMN guard.acts.budgets IS 'What it was charged to: [scope, key, period].';
-COMMENT ON COLUMN guard.acts.before IS 'How the run stood when it was read before asking.';
+COMMENT ON COLUMN guard.acts.budgets IS 'What its case is charged, for this and other acts of it: [scope, key, period in ms, acts, minutes]; nothing where it was given back.';
+COMMENT ON COLUMN guard.acts.before IS 'How the run stood when it was read before asking. Where asked_at is NULL: before an earlier request whose effect may still come.';
 COMMENT ON COLUMN guard.acts.result IS 'What the platform answered.';
 COMMENT ON COLUMN guard.acts.asked_at IS 'Just before the request went out.';
 COMMENT ON COLUMN guard.acts.told_at IS 'When its shard was told.';

@@ -48,6 +48,7 @@ class Why(StrEnum):
     FLEET_BUDGET = "fleet_budget"
     RETRY_RATIO = "retry_ratio"  # so large a share of all that runs may not be reruns
     PLATFORM_AWAY = "platform_away"
+    LOGIN = "login"  # the platform does not take our credential
     RUN_IN_PROGRESS = "run_in_progress"  # something of it still goes on
     PROPOSED = "proposed"
     # it is refused
