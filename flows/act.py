@@ -10,8 +10,10 @@ import random
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,8 +21,9 @@ import structlog
 
 from analytics.guards import Limits
 from analytics.policy.rules import Policy
-from connectors import metrics
+from connectors import metrics, postgres_audit
 from connectors.delivery import Delivery
+from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
 from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
@@ -37,6 +40,7 @@ from flows.stopping import Switch
 from models.records.acted import Acted
 from models.records.calls import Notify, Refusal, Refused, Result
 from models.records.entry import Encoding, Entry, Kind
+from models.records.errors import GuardError
 from models.records.event import shard_of
 from models.records.ledger import HoldRules
 
