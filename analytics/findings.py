@@ -7,7 +7,7 @@ raised: once all events are in, what stands does not depend on the order in whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -46,10 +46,14 @@ class Findings:
     """All findings of one shard that stand, and the last revision of those that stood lately."""
 
     def __init__(self, most: int) -> None:
-        """Begin with none; remember the revisions of at most `most` cleared ones a generation."""
+        """Begin with none; remember the revisions of at most `most` cleared ones a generation.
+
+        `raised` is told of what is raised.
+        """
         self._open: dict[str, Open] = {}
         self._cleared: Final[Generations[int]] = Generations(most)
         self.said: list[FindingRow] = []
+        self.raised: Callable[[Rule, str, Finding, Context], None] = _nobody
 
     def stands(self, detector: Rule, key: str) -> Open | None:
         """The finding of `detector` on `key`, if one stands."""
@@ -80,6 +84,7 @@ class Findings:
         made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding, about)
         self._open[name] = made
         self._say(detector, made, FindingState.RAISED, finding.message, where)
+        self.raised(detector, key, finding, where)
 
     def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
@@ -136,6 +141,10 @@ class Findings:
             finding = Finding(first, last, count, tuple(events), message)
             self._open[name] = Open(finding_id, revision, began_ms, finding, tuple(about))
         self._cleared.load(cleared)
+
+
+def _nobody(_rule: Rule, _key: str, _finding: Finding, _where: Context) -> None:
+    """Hear of a finding and do nothing."""
 
 
 def _name(detector: Rule, key: str) -> str:

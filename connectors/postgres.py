@@ -44,6 +44,10 @@ _PRUNED = (
     "passing_logs",
     "detector_faults",
     "incidents",
+    "act_outcomes",
+    "reconciled",
+    "hooks",
+    "redeliveries",
 )
 
 _MIGRATIONS_TABLE = b"""

@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from connectors.postgres import AsyncConnection
+from models.records.ledger import HoldRules
 
 _EXPIRE: Final = """
 UPDATE guard.healing SET state = 'refused', reason = 'expired', changed_at = clock_timestamp()
@@ -88,16 +89,7 @@ class Tended(NamedTuple):
     held_again: list[str]
 
 
-class Rules(NamedTuple):
-    """How incidents are tried out and let go."""
-
-    probe_seconds: float = 60.0  # between two probes
-    passes: int = 2  # so many in a row say that it is over
-    failures: int = 2  # so many in a row after that say that it is not
-    drain_seconds: float = 300.0  # over which what waited comes back
-
-
-async def tend(connection: AsyncConnection, rules: Rules) -> Tended:
+async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     """Let proposals expire, choose probes, release what waited for incidents that are over; each thing once."""
     given: dict[str, Any] = {"probe": rules.probe_seconds, "drain": rules.drain_seconds}
     expired = await (await connection.execute(_EXPIRE)).fetchall()

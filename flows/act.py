@@ -10,8 +10,10 @@ import random
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,24 +21,30 @@ import structlog
 
 from analytics.guards import Limits
 from analytics.policy.rules import Policy
-from connectors import metrics
+from connectors import metrics, postgres_audit
 from connectors.delivery import Delivery
-from connectors.postgres_holds import Rules
+from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
+from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
 from flows.acting_apis import actable
 from flows.books import Books
 from flows.carrying import Carrier
 from flows.claiming import Claimer
 from flows.healer import Healer
+from flows.operating import operator_app
 from flows.rulebooks import configured as configured_rulebook
+from flows.serving import all_until, server
 from flows.settings import Settings
+from flows.stopping import Switch
 from models.records.acted import Acted
 from models.records.calls import Notify, Refusal, Refused, Result
 from models.records.entry import Encoding, Entry, Kind
+from models.records.errors import GuardError
 from models.records.event import shard_of
+from models.records.ledger import HoldRules
 
-_PROPOSAL_SECONDS: Final = 86_400.0
+_SEAL_SECONDS: Final = 60.0
 
 _log = structlog.get_logger()
 
@@ -64,28 +72,30 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands = actable(settings)
+    hands, act = actable(settings), settings.act
     metrics.expose("act", version=version("pipeline-guard"))
-    served = metrics.serve(settings.act.metrics_host, settings.act.metrics_port + number)
-    name = f"{socket.gethostname()}:{settings.act.metrics_port + number}"
+    served = metrics.serve(act.metrics_host, act.metrics_port + number)
+    name = f"{socket.gethostname()}:{act.metrics_port + number}"
     url = settings.postgres.url.get_secret_value()
-    books = Books(url, name=name, lease_seconds=settings.act.lease.total_seconds())
+    books = Books(url, name=name, lease_seconds=act.lease.total_seconds())
     appender = Appender(settings.redis.url.get_secret_value())
-    stopped = lambda: False  # noqa: E731
+    switch = Switch(act.stop_file, url, healer=name)
     healer = Healer(
         books,
         name=name,
         url=url,
         claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
-        carrier=Carrier(books, hands, notify=_nobody, stopped=stopped, draw=random.random),
+        carrier=Carrier(books, hands, notify=_nobody, stopped=lambda: switch.stopped() is not None, draw=random.random),
         rules=rules_of(settings),
-        stopped=stopped,
+        stopped=lambda: switch.stopped() is not None,
         tell=partial(_tell, appender),
-        concurrency=settings.act.concurrency,
+        concurrency=act.concurrency,
     )
+    api = server(operator_app(settings, switch), act.api_host, act.api_port + number)
     _log.info("healing", name=name, apis=sorted(one.name for one in hands.values()))
     try:
-        await healer.run(stop)
+        sealing = partial(_seal, url, act.audit_seals)
+        await all_until(stop, [api], [switch.watch, sealing], finishing=lambda: healer.run(stop))
     finally:
         for one in hands.values():
             await one.close()
@@ -95,15 +105,30 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     _log.info("stopped")
 
 
+async def _seal(url: str, file: Path | None) -> None:
+    """Seal the audit, again and again."""
+    while True:
+        await asyncio.sleep(_SEAL_SECONDS)
+        try:
+            await asyncio.to_thread(_sealed, url, file)
+        except GuardError as error:
+            _log.error("the audit cannot be sealed", why=str(error))
+
+
+def _sealed(url: str, file: Path | None) -> None:
+    with connect(url, application_name="guard audit") as connection:
+        postgres_audit.seal(connection, file, datetime.now(UTC))
+
+
 def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> Claimer:
     return Claimer(
         ledger,
         healer=name,
         limits=limits_of(settings),
         policy=policy,
-        approver=_nobody_said_yes,
+        approver=partial(_said_always, ledger),
         lease_seconds=settings.act.lease.total_seconds(),
-        proposal_seconds=_PROPOSAL_SECONDS,
+        proposal_seconds=settings.act.proposals_expire.total_seconds(),
         probe_seconds=settings.act.probe_every.total_seconds(),
     )
 
@@ -115,10 +140,10 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(**given, **seconds)
 
 
-def rules_of(settings: Settings) -> Rules:
+def rules_of(settings: Settings) -> HoldRules:
     """How incidents are tried out and let go, as the settings say."""
     act = settings.act
-    return Rules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
+    return HoldRules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
@@ -136,5 +161,8 @@ async def _nobody(_call: Notify) -> Result:
     return Refused(Refusal.IMPOSSIBLE, "nobody is to be notified: no [notify] is set")
 
 
-async def _nobody_said_yes(_case: Case) -> str | None:
-    return None
+async def _said_always(ledger: Ledger, case: Case) -> str | None:
+    fork = any(job.get("is_fork") for job in case.jobs)
+    asked = {"signature": case.signature, "repository": case.repository, "fork": fork}
+    row = await (await ledger.connection.execute(ALWAYS_BY, asked)).fetchone()
+    return f"always: {row[0]}" if row else None

@@ -25,17 +25,21 @@ from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
 from flows import (
     archive_commands,
+    audit_commands,
     backtest_commands,
     checking,
     dead_commands,
     explain_commands,
+    people_commands,
     policy_check,
     publish,
+    reconcile_commands,
     recorded,
     rulebook_commands,
     rulebooks,
     servers,
     status,
+    stop_commands,
     supervise,
     top,
 )
@@ -77,9 +81,17 @@ app.command(dead_commands.app)
 app.command(rulebook_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
+app.command(reconcile_commands.reconcile)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")
+app.command(audit_commands.app)
+app.command(people_commands.proposals)
+app.command(people_commands.approve)
+app.command(people_commands.reject)
+app.command(people_commands.always_, name="always")
+app.command(stop_commands.stop)
+app.command(stop_commands.go)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,6 @@ import structlog
 
 from connectors import metrics, postgres_holds
 from connectors.postgres import connect_async
-from connectors.postgres_holds import Rules
 from connectors.postgres_ledger import Act, Case, Ledger
 from flows.books import Books, pause_seconds
 from flows.carrying import Carrier, Later, Settled
@@ -30,7 +29,7 @@ from flows.claiming import Claimer, Ruled, Taken, ended
 from models.records.acted import Acted, ActedJob, ActResult
 from models.records.calls import ClearCaches
 from models.records.errors import Unavailable
-from models.records.ledger import ActState, Why
+from models.records.ledger import ActState, HoldRules, Why
 
 _IDLE_SECONDS: Final = 1.0
 _LEAST_WAIT_SECONDS: Final = 0.02  # what is due may be locked by another healer, for as long as it claims it
@@ -53,7 +52,7 @@ class Healer:
         url: str,
         claimer: Callable[[Ledger], Claimer],
         carrier: Carrier,
-        rules: Rules,
+        rules: HoldRules,
         stopped: Callable[[], bool],
         tell: Callable[[Acted], Awaitable[None]],
         concurrency: int,

@@ -208,19 +208,6 @@ class ActLimits(Section):
     stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
 
 
-class Act(Section):
-    """The healers, which act where the policy's mode is act, or a person has said yes."""
-
-    metrics_host: Name = "127.0.0.1"
-    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
-    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
-    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
-    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
-    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
-    limits: ActLimits = ActLimits()
-
-
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -230,6 +217,18 @@ class Archive(Section):
     retention_days: Days = 400
     metrics_host: Name = "127.0.0.1"
     metrics_port: Port = 8200  # of archiver number 0; the next one has the next port
+
+
+class Reconcile(Section):
+    """The reconciler: what no webhook brought is found by asking."""
+
+    interval: Duration = timedelta(minutes=10)  # at which each repository is looked at
+    overlap: Duration = timedelta(minutes=10)  # so much of what was looked at is looked at again
+    grace: Duration = timedelta(minutes=2)  # for so long a webhook may still come
+    lookback: Duration = timedelta(hours=3)  # at a repository that was never looked at
+    requests_per_hour: Annotated[int, Field(ge=1)] = 2000  # of each instance, at most
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8500
 
 
 class ApiCredential(Section):
@@ -268,6 +267,8 @@ class Api(Section):
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+    repositories: Annotated[list[Name], Listed] = []  # that are looked at besides those that were heard of
+    hooks: Annotated[list[Name], Listed] = []  # webhooks that bring us its events, by their address in the API
 
     @field_validator("act_credential")
     @classmethod
@@ -284,6 +285,40 @@ class Api(Section):
         if url.scheme == "http" and not private and not is_private_host(url.hostname or ""):
             raise ValueError("its url is http, by which a credential would pass for all to see; true allows that")
         return private
+
+
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes; and the people over them."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
 
 
 class Redaction(Section):
@@ -315,6 +350,10 @@ class Retention(Section):
     passing_logs: Days = 30
     detector_faults: Days = 90
     incidents: Days = 365
+    act_outcomes: Days = 400
+    reconciled: Days = 90
+    hooks: Days = 90
+    redeliveries: Days = 7
 
 
 class Logging(Section):
@@ -339,6 +378,7 @@ class Settings(BaseSettings):
     logs: Logs = Logs()
     archive: Archive = Archive()
     act: Act = Act()
+    reconcile: Reconcile = Reconcile()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

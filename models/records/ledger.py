@@ -73,6 +73,15 @@ class Why(StrEnum):
     UNKNOWN = "unknown"
 
 
+class HoldRules(NamedTuple):
+    """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
+
+    probe_seconds: float = 60.0  # between two probes
+    passes: int = 2  # so many in a row say that it is over
+    failures: int = 2  # so many in a row after that say that it is not
+    drain_seconds: float = 300.0  # over which what waited comes back
+
+
 class Charge(NamedTuple):
     """What an act takes of one budget. `period_ms` is the beginning of its hour; 0 where there is one for ever."""
 

@@ -50,6 +50,7 @@ VIEWS = {
     "why_not_healed",
     "repository_minutes",
     "dead_letters_open",
+    "proposals",
     *("platform_minutes", "counted_hours", "repository_hours", "repository_days", "platform_hours", "platform_days"),
     *("job_hour_rates", "job_days", "signature_minutes", "signature_hours", "signature_days"),
     *("recoveries", "time_to_green", "flakiest_jobs", "most_expensive_failures"),
