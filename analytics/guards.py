@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from analytics.policy.rules import Mode
 from models.records.calls import Call, Cancel, ClearCaches, Rerun, RerunFailed, RerunJob, RunState
 from models.records.event import FAILING, OPEN, Outcome
-from models.records.ledger import Charge, Earlier, Why
+from models.records.ledger import Charge, Crowd, Earlier, Why
 
 RERUNS: Final = (Rerun, RerunFailed, RerunJob)
 COSTLY: Final = (*RERUNS, Cancel, ClearCaches)
@@ -37,6 +37,7 @@ COSTLY: Final = (*RERUNS, Cancel, ClearCaches)
 HOUR_MS: Final = 3_600_000
 _BUSY_SECONDS: Final = 5.0
 _RATIO_SECONDS: Final = 60.0
+_CROWD_FACTOR: Final = 4.0
 _SPREAD_SECONDS: Final = 60.0
 """What waits for a new hour comes back within so many seconds of it, not all at once."""
 
@@ -55,6 +56,8 @@ class Limits(NamedTuple):
     most_rerun_share: float = 0.1
     least_reruns_per_hour: int = 20  # fewer are no storm, whatever their share
     cooldown_seconds: float = 30.0
+    crowd_repositories: int = 5  # with the same cause within `crowd_seconds`: then it is taken for an outage
+    crowd_seconds: float = 300.0
     stale_seconds: float = 6 * 3600.0
 
 
@@ -100,6 +103,15 @@ def rule(facts: Facts, limits: Limits) -> Ruling:
     """Whether a case may be acted on now, as far as it does not depend on budgets."""
     never = _never(facts, limits)
     return Refuse(never) if never is not None else _not_now(facts, limits) or Go()
+
+
+def crowded(crowd: Crowd, limits: Limits) -> bool:
+    """Whether so many repositories have one cause at once that it is no coincidence.
+
+    The fleet (analytics/fleet.py) finds that out with more care and says what explains it, some minutes later; until
+    then reruns that can only fail would be spent, and make an outage worse.
+    """
+    return crowd.repositories >= max(limits.crowd_repositories, _CROWD_FACTOR * crowd.usual)
 
 
 def _never(facts: Facts, limits: Limits) -> Why | None:

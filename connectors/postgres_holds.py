@@ -9,6 +9,9 @@ from typing import Any, Final, NamedTuple
 from connectors.postgres import AsyncConnection
 from models.records.ledger import HoldRules
 
+_LONGEST_SECONDS: Final = 4 * 3600.0
+"""For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
+
 _EXPIRE: Final = """
 UPDATE guard.healing SET state = 'refused', reason = 'expired', changed_at = clock_timestamp()
 WHERE state = 'proposed' AND expires_at <= clock_timestamp()
@@ -18,14 +21,16 @@ RETURNING case_id, decision_id
 # Of each hold: what came of its probes, and of what was run again after it was over, the newest first.
 _STANDING: Final = """
 SELECT h.incident_id, h.state,
-       EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) AS going_on,
+       CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
+            ELSE EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) END AS going_on,
+       h.kind,
        ARRAY(
            SELECT o.outcome
            FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
            WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
              AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
            ORDER BY o.ended_at DESC, o.act_id
-           LIMIT %s) AS outcomes
+           LIMIT %(most)s) AS outcomes
 FROM guard.holds h
 WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
 """
@@ -91,18 +96,25 @@ class Tended(NamedTuple):
 
 async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     """Let proposals expire, choose probes, release what waited for incidents that are over; each thing once."""
-    given: dict[str, Any] = {"probe": rules.probe_seconds, "drain": rules.drain_seconds}
+    given: dict[str, Any] = {
+        "probe": rules.probe_seconds,
+        "drain": rules.drain_seconds,
+        "longest": _LONGEST_SECONDS,
+    }
     expired = await (await connection.execute(_EXPIRE)).fetchall()
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
-    for incident_id, state, going_on, outcomes in await (await connection.execute(_STANDING, [_LOOKED_AT])).fetchall():
+    standing = await connection.execute(_STANDING, given | {"most": _LOOKED_AT})
+    for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
         about = given | {"incident_id": incident_id}
+        ended = "incident_closed" if kind == "incident" else "too_long"
         passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
-        over = "incident_closed" if not going_on else "probes_passed" if passed else None
+        over = ended if not going_on else "probes_passed" if passed else None
+        failed_again = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
-        elif state == "over" and going_on and in_a_row(outcomes, "failed_same", "passed") >= rules.failures:
+        elif state == "over" and kind == "incident" and going_on and failed_again:
             await connection.execute(_HOLD_AGAIN, about)
             held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)

@@ -25,7 +25,9 @@ from connectors import postgres_ledger_queries as queries
 from connectors.postgres import AsyncConnection
 from models.records.calls import Call, Result, RunState, from_row
 from models.records.errors import UnknownSchema
-from models.records.ledger import ActState, Charge, Earlier, Standing, Why, act_id
+from models.records.ledger import ActState, Charge, Crowd, Earlier, Standing, Why, act_id
+
+_DAY_SECONDS: Final = 86_400.0
 
 
 class Case(NamedTuple):
@@ -86,6 +88,7 @@ class Incident(NamedTuple):
     dimension: str
     value: str | None
     over: bool  # its hold: probes have passed
+    kind: str  # incident, or crowd: nobody but us has noticed yet
 
 
 class Ledger:
@@ -125,14 +128,22 @@ class Ledger:
 
     async def incidents(self, signature: str) -> list[Incident]:
         """Those that are going on with that signature."""
-        return [Incident(str(row[0]), *row[1:]) for row in await self._rows(queries.INCIDENTS, [signature])]
+        return [
+            Incident(str(row[0]), *row[1:]) for row in await self._rows(queries.INCIDENTS, {"signature": signature})
+        ]
 
-    async def hold(self, incident: Incident, *, probe_seconds: float) -> None:
-        """Note that its reruns wait, if nobody has."""
-        await self.connection.execute(
-            queries.HOLD,
-            [incident.incident_id, incident.signature, probe_seconds],
-        )
+    async def crowd(self, signature: str, *, within_seconds: float) -> Crowd:
+        """How many repositories had that cause of late, since it was last said to be over."""
+        given = {"signature": signature, "within": within_seconds}
+        recent, before = (await self._rows(queries.CROWD, given))[0]
+        return Crowd(recent, before * within_seconds / (_DAY_SECONDS - within_seconds))
+
+    async def hold(self, incident: Incident, *, probe_seconds: float) -> str:
+        """Note that its reruns wait, if nobody has; the incident in whose name they do."""
+        given = {**incident._asdict(), "probe": probe_seconds}
+        while not (rows := await self._rows(queries.HOLD, given)):
+            pass  # another healer noted it in the same moment: the next look sees that
+        return str(rows[0][0])
 
     async def busy(self, case: Case) -> bool:
         """Whether something else is being done to its run. Once its repository is charged nothing else can begin."""

@@ -41,9 +41,20 @@ ORDER BY intended_at
 """
 
 INCIDENTS: Final = """
-SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'over', false)
+SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'over', false), 'incident'
 FROM guard.open_incidents i LEFT JOIN guard.holds h USING (incident_id)
-WHERE i.signature = %s
+WHERE i.signature = %(signature)s
+UNION ALL
+SELECT incident_id, signature, 'all', NULL, false, kind
+FROM guard.holds WHERE signature = %(signature)s AND kind = 'crowd' AND state = 'held'
+"""
+
+CROWD: Final = """
+SELECT count(DISTINCT repository) FILTER (WHERE queued_at > greatest(
+           clock_timestamp() - %(within)s * interval '1 s',
+           (SELECT max(ended_at) FROM guard.holds WHERE signature = %(signature)s AND state = 'over')))::int,
+       count(*) FILTER (WHERE queued_at <= clock_timestamp() - %(within)s * interval '1 s')::int
+FROM guard.healing WHERE signature = %(signature)s AND queued_at > clock_timestamp() - interval '1 day'
 """
 
 BUSY: Final = """
@@ -166,8 +177,17 @@ LIMIT 100
 AUDIT: Final = "INSERT INTO guard.audit (actor, what, subject, detail) VALUES (%s, %s, %s, %s)"
 
 HOLD: Final = """
-INSERT INTO guard.holds (incident_id, signature, state, next_probe_at)
-VALUES (%s, %s, 'held', clock_timestamp() + %s * interval '1 s') ON CONFLICT DO NOTHING
+WITH made AS (
+    INSERT INTO guard.holds (incident_id, signature, kind, state, next_probe_at)
+    VALUES (%(incident_id)s, %(signature)s, %(kind)s, 'held', clock_timestamp() + %(probe)s * interval '1 s')
+    ON CONFLICT DO NOTHING
+    RETURNING incident_id)
+SELECT incident_id FROM made
+UNION ALL
+SELECT incident_id FROM guard.holds WHERE incident_id = %(incident_id)s
+UNION ALL
+SELECT incident_id FROM guard.holds WHERE signature = %(signature)s AND kind = 'crowd' AND state = 'held'
+LIMIT 1
 """
 
 # An hour ends for everybody at once: of the one before, that part counts which is less than an hour ago.

@@ -44,7 +44,7 @@ _TYPES_BY_NAME = {
         ("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id", "incident_id", "act_id"),
         "uuid",
     ),
-    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "reruns"), "jsonb"),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "ends"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {

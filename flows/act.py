@@ -136,7 +136,7 @@ def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> C
 def limits_of(settings: Settings) -> Limits:
     """What may be done at most, as the settings say."""
     given = settings.act.limits.model_dump()
-    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "stale")}
+    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "crowd", "stale")}
     return Limits(**given, **seconds)
 
 

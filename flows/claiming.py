@@ -22,6 +22,7 @@ from analytics.guards import (
     Ruling,
     busy,
     charges,
+    crowded,
     most,
     origin_of,
     rule,
@@ -31,6 +32,7 @@ from analytics.policy.rules import Mode, Policy, Subject, least_mode
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
+from models.records.event import uuid5_text
 from models.records.ledger import ActState, Earlier, Standing, Why
 from models.records.outputs import Verdict
 
@@ -114,8 +116,7 @@ class Claimer:
             return Ruled(case, Why.PROPOSED)
         held_by = None
         if hold.why is Why.INCIDENT and incident is not None:
-            held_by = incident.incident_id
-            await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
+            held_by = await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
         await self._ledger.put_off(case, hold.why, hold.until, incident_id=held_by, probe=case.probe)
         return Ruled(case, hold.why)
 
@@ -229,12 +230,19 @@ class Claimer:
 
     async def _incident(self, case: Case) -> Incident | None:
         """The incident that this case belongs to, if there is one: one in which reruns wait before one that is over."""
-        if case.signature is None:
+        if case.signature is None or not any(isinstance(call, RERUNS) for call in case.calls):
             return None
         there = {"instance": case.instance, "platform": case.platform}
         known = await self._ledger.incidents(case.signature)
         ours = [one for one in known if there.get(one.dimension, one.value) == one.value]
-        return min(ours, key=lambda incident: incident.over, default=None)
+        found = min(ours, key=lambda incident: incident.over, default=None)
+        if (found is not None and not found.over) or case.probe:
+            return found
+        crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
+        if crowded(crowd, self._limits):
+            identity = uuid5_text("crowd", case.signature, str(case.now))
+            return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
+        return found
 
 
 def mode_now(case: Case, policy: Policy) -> Mode:

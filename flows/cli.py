@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version as installed_version
@@ -289,6 +289,7 @@ def check(
     *,
     all_: Annotated[bool, Parameter(name="--all")] = False,
     connect: bool = False,
+    credentials: bool = False,
     json: bool = False,
     about: Annotated[policy_check.Asked, Parameter(name="*")] = policy_check.Asked(),  # noqa: B008 - it is frozen
     context: In,
@@ -301,6 +302,8 @@ def check(
         Show what was left at its default, too.
     connect
         Ask Redis and PostgreSQL whether they will do.
+    credentials
+        Ask the platforms what the credentials for them lack, in repositories that are known.
     json
         What the policy says of the job, as JSON.
     """
@@ -317,10 +320,18 @@ def check(
     for line in checking.in_force(settings, defaults=all_):
         answer(line)
     fine = True
-    for checked in checking.check(settings, connect=connect):
+    for checked in (*checking.check(settings, connect=connect), *_credentials(settings, ask=credentials)):
         answer(f"{'ok' if checked.ok else 'NOT OK'}  {checked.what}: {escape(checked.said)}")
         fine &= checked.ok
     return DONE if fine else AWAY
+
+
+def _credentials(settings: Settings, *, ask: bool) -> Iterable[checking.Checked]:
+    if not ask:
+        return ()
+    from flows import credentials_check  # noqa: PLC0415 - the HTTP client, which few commands need
+
+    return credentials_check.check(settings)
 
 
 @app.command

@@ -205,6 +205,8 @@ class ActLimits(Section):
     most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
     least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
     cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    crowd_repositories: Count = 5  # with one cause within `crowd`: their reruns wait, as in an incident
+    crowd: Duration = timedelta(minutes=5)
     stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
 
 

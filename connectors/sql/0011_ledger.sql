@@ -5,6 +5,8 @@ CREATE TABLE guard.healing (
     decision_id  uuid NOT NULL,
     revision     bigint NOT NULL,
     mode         text NOT NULL,
+    repository   text NOT NULL,
+    signature    text,
     state        text NOT NULL,
     reason       text NOT NULL,
     due_at       timestamptz NOT NULL,
@@ -20,8 +22,10 @@ CREATE TABLE guard.healing (
 CREATE INDEX healing_due ON guard.healing (due_at) WHERE state IN ('waiting', 'taken');
 CREATE INDEX healing_proposed ON guard.healing (expires_at) WHERE state = 'proposed';
 CREATE INDEX healing_incident ON guard.healing (incident_id) WHERE incident_id IS NOT NULL;
+CREATE INDEX healing_crowd ON guard.healing (signature, queued_at);
 CREATE INDEX healing_changed ON guard.healing (changed_at);
 COMMENT ON TABLE guard.healing IS 'Every case whose decision is to act in mode suggest or act, and how far that came: one row, which is replaced.';
+COMMENT ON COLUMN guard.healing.signature IS 'The one that decided: many repositories with the same within minutes are held, as in an incident.';
 COMMENT ON COLUMN guard.healing.state IS 'waiting, proposed (to people), taken (by a healer), finished or refused.';
 COMMENT ON COLUMN guard.healing.reason IS 'Why it waits, was refused, or how it was finished.';
 COMMENT ON COLUMN guard.healing.due_at IS 'When it is looked at again; of one that is taken, when its healer is thought dead.';
@@ -34,13 +38,15 @@ COMMENT ON COLUMN guard.healing.fence IS 'Rises with each taking: what a healer 
 -- One row for each change of a decision that is to be acted on comes here in the transaction that writes the decision.
 CREATE FUNCTION guard.queue_decisions() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO guard.healing AS known (case_id, decision_id, revision, mode, state, reason, due_at)
-    SELECT DISTINCT ON (case_id) case_id, decision_id, revision, mode, 'waiting', 'new', coalesce(not_before, at)
+    INSERT INTO guard.healing AS known (case_id, decision_id, revision, mode, repository, signature, state, reason, due_at)
+    SELECT DISTINCT ON (case_id) case_id, decision_id, revision, mode, repository, signature, 'waiting', 'new',
+           coalesce(not_before, at)
     FROM new_decisions
     WHERE verdict = 'act' AND mode <> 'observe'
     ORDER BY case_id, revision DESC
     ON CONFLICT (case_id) DO UPDATE
     SET decision_id = EXCLUDED.decision_id, revision = EXCLUDED.revision, mode = EXCLUDED.mode,
+        signature = EXCLUDED.signature,
         due_at = CASE WHEN known.state = 'taken' THEN known.due_at ELSE EXCLUDED.due_at END,
         state = CASE WHEN known.state = 'taken' THEN 'taken' ELSE 'waiting' END,
         reason = CASE WHEN known.state = 'taken' THEN known.reason ELSE 'new' END,
@@ -141,6 +147,7 @@ COMMENT ON COLUMN guard.budgets.period IS 'The hour; of runs and commits, which 
 CREATE TABLE guard.holds (
     incident_id    uuid PRIMARY KEY,
     signature      text NOT NULL,
+    kind           text NOT NULL,
     state          text NOT NULL,
     probes         integer NOT NULL DEFAULT 0,
     next_probe_at  timestamptz NOT NULL,
@@ -148,10 +155,12 @@ CREATE TABLE guard.holds (
     ended_at       timestamptz,
     why            text
 );
+CREATE UNIQUE INDEX holds_crowd ON guard.holds (signature) WHERE kind = 'crowd' AND state = 'held';
 COMMENT ON TABLE guard.holds IS 'Incidents in which reruns of a signature wait, and what probes found out.';
+COMMENT ON COLUMN guard.holds.kind IS 'incident, of guard.incidents, or crowd: so many repositories had the same cause within minutes that a healer did not wait for the fleet to say so.';
 COMMENT ON COLUMN guard.holds.state IS 'held or over.';
 COMMENT ON COLUMN guard.holds.probes IS 'So many were tried.';
-COMMENT ON COLUMN guard.holds.why IS 'Of one that is over: probes_passed or incident_closed.';
+COMMENT ON COLUMN guard.holds.why IS 'Of one that is over: probes_passed, incident_closed or too_long.';
 
 CREATE TABLE guard.stops (
     stop_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -82,6 +82,13 @@ class HoldRules(NamedTuple):
     drain_seconds: float = 300.0  # over which what waited comes back
 
 
+class Crowd(NamedTuple):
+    """How many repositories have had one cause within a window, and how many cases one usually sees in as long."""
+
+    repositories: int
+    usual: float
+
+
 class Charge(NamedTuple):
     """What an act takes of one budget. `period_ms` is the beginning of its hour; 0 where there is one for ever."""
 

@@ -45,6 +45,7 @@ VIEWS = {
     "signature_hits",
     "open_findings",
     "current_incidents",
+    "current_act_outcomes",
     "open_incidents",
     "recent_failures",
     "why_not_healed",
@@ -317,6 +318,10 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "passing_logs": 0,
         "detector_faults": 0,
         "incidents": 0,
+        "act_outcomes": 0,
+        "reconciled": 0,
+        "hooks": 0,
+        "redeliveries": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
@@ -401,6 +406,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "detector_faults": 1,
         "job_hours": 1,
         "incidents": 1,
+        "act_outcomes": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}
