@@ -66,7 +66,6 @@ class Facts(NamedTuple):
 
     now: float
     failed: float  # event time of the newest event behind the decision
-    not_before: float | None  # likewise, what the decision says of when
     mode: Mode  # of the decision, and of the policy as it is now: the stricter
     approved: bool
     reruns: bool  # it would run something again
@@ -77,6 +76,7 @@ class Facts(NamedTuple):
     last_same: float | None  # when one of its jobs was last run again by us
     fleet_reruns: int  # within the last hour
     fleet_runs: int
+    not_before: float | None = None  # event time too: what the decision says of when
 
 
 class Go(NamedTuple):

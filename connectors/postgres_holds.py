@@ -30,7 +30,7 @@ SELECT h.incident_id, h.state,
            WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
              AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
            ORDER BY o.ended_at DESC, o.act_id
-           LIMIT %(looked_at)s) AS outcomes
+           LIMIT %(most)s) AS outcomes
 FROM guard.holds h
 WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
 """
@@ -100,22 +100,21 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
         "probe": rules.probe_seconds,
         "drain": rules.drain_seconds,
         "longest": _LONGEST_SECONDS,
-        "looked_at": _LOOKED_AT,
     }
     expired = await (await connection.execute(_EXPIRE)).fetchall()
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
-    standing = await connection.execute(_STANDING, given)
+    standing = await connection.execute(_STANDING, given | {"most": _LOOKED_AT})
     for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
         about = given | {"incident_id": incident_id}
-        passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
-        failed = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
         ended = "incident_closed" if kind == "incident" else "too_long"
+        passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
         over = ended if not going_on else "probes_passed" if passed else None
+        failed_again = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
-        elif state == "over" and kind == "incident" and going_on and failed:
+        elif state == "over" and kind == "incident" and going_on and failed_again:
             await connection.execute(_HOLD_AGAIN, about)
             held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)

@@ -141,7 +141,9 @@ class Ledger:
     async def hold(self, incident: Incident, *, probe_seconds: float) -> str:
         """Note that its reruns wait, if nobody has; the incident in whose name they do."""
         given = {**incident._asdict(), "probe": probe_seconds}
-        return str((await self._rows(queries.HOLD, given))[0][0])
+        while not (rows := await self._rows(queries.HOLD, given)):
+            pass  # another healer noted it in the same moment: the next look sees that
+        return str(rows[0][0])
 
     async def busy(self, case: Case) -> bool:
         """Whether something else is being done to its run. Once its repository is charged nothing else can begin."""

@@ -114,7 +114,7 @@ class Claimer:
             await self._drop(case, acts, Why.PROPOSED)
             await self._ledger.propose(case, expires_seconds=self._proposal_seconds)
             return Ruled(case, Why.PROPOSED)
-        held_by: str | None = None
+        held_by = None
         if hold.why is Why.INCIDENT and incident is not None:
             held_by = await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
         await self._ledger.put_off(case, hold.why, hold.until, incident_id=held_by, probe=case.probe)
@@ -236,13 +236,13 @@ class Claimer:
         known = await self._ledger.incidents(case.signature)
         ours = [one for one in known if there.get(one.dimension, one.value) == one.value]
         found = min(ours, key=lambda incident: incident.over, default=None)
-        if case.probe or (found is not None and not found.over):
+        if (found is not None and not found.over) or case.probe:
             return found
         crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
-        if not crowded(crowd, self._limits):
-            return found
-        identity = uuid5_text("crowd", case.signature, str(case.now))
-        return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
+        if crowded(crowd, self._limits):
+            identity = uuid5_text("crowd", case.signature, str(case.now))
+            return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
+        return found
 
 
 def mode_now(case: Case, policy: Policy) -> Mode:

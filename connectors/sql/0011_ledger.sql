@@ -159,6 +159,7 @@ CREATE UNIQUE INDEX holds_crowd ON guard.holds (signature) WHERE kind = 'crowd' 
 COMMENT ON TABLE guard.holds IS 'Incidents in which reruns of a signature wait, and what probes found out.';
 COMMENT ON COLUMN guard.holds.kind IS 'incident, of guard.incidents, or crowd: so many repositories had the same cause within minutes that a healer did not wait for the fleet to say so.';
 COMMENT ON COLUMN guard.holds.state IS 'held or over.';
+COMMENT ON COLUMN guard.holds.probes IS 'So many were tried.';
 COMMENT ON COLUMN guard.holds.why IS 'Of one that is over: probes_passed, incident_closed or too_long.';
 
 CREATE TABLE guard.stops (
