@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import msgspec
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
+from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
@@ -34,12 +36,13 @@ from analytics.rows import JOB_ENDED, JOB_PASSED, JOB_STARTED, OTHER, RUN_ENDED,
 from analytics.rulebook import Rulebook
 from analytics.runs import Runs
 from analytics.scopes import Scopes
+from models.records.acted import read_acted
 from models.records.columns import Batch, Mark
 from models.records.entry import Kind
 from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
-SNAPSHOT_VERSION: Final = 3
+SNAPSHOT_VERSION: Final = 4
 
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
@@ -73,6 +76,7 @@ class _Reject(msgspec.Struct):
     source: str | None = None
 
 
+_position: Final = attrgetter("position")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON can raise."""
 
@@ -105,7 +109,8 @@ class Shard:
         self._runs: Final = Runs(self._desk, self._durations)
         self._scopes: Final = Scopes(self._desk)
         self._failure_panes: Final = FailurePanes(number, from_ms)
-        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes)
+        self._errands: Final = Errands(self._desk, self._runs.about, self._scopes.jobs.find)
+        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes, self._errands)
         self._profiles: Final = Profiles(self._desk, from_ms)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
@@ -118,6 +123,7 @@ class Shard:
             "log": self._cases.stop_waiting,
             "pane": self._close,
             "turn": self._turn,
+            "quarantine": self._errands.quarantines.look,
             **self._scopes.when_due,
             **self._profiles.when_due,
         }
@@ -169,6 +175,7 @@ class Shard:
             self._ids.take_all(rows.ids)
         if new:
             self._add_to_panes(rows.count)
+        self._errands.know(rows.instances, rows.platforms)
         walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, rows.at, strict=True))
         done = 0
         for mark in batch.marks:
@@ -190,10 +197,12 @@ class Shard:
     def _said(self, stats: ShardStats) -> ShardOutput:
         """Hand over what the batch made us say."""
         asking, findings, cases = self._desk.asking, self._desk.findings, self._cases
+        # In the order of the log, however it was cut: cases are concluded a batch at a time, errands at once.
+        decisions = sorted((*cases.decisions, *self._errands.said), key=_position)
         said = ShardOutput(
             cases.failures,
             findings.said,
-            cases.decisions,
+            decisions,
             self._aggregates,
             self._dead_letters,
             cases.diagnoses,
@@ -202,7 +211,7 @@ class Shard:
             stats=stats,
             closed=self._failure_panes.take(),
         )
-        asking.said, self._profiles.said = [], []
+        asking.said, self._profiles.said, self._errands.said = [], [], []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 
@@ -210,7 +219,7 @@ class Shard:
         """Take rows one by one, in log order."""
         desk, timers, runs, sources = self._desk, self._desk.timers, self._runs, self._desk.sources
         instances, positions = rows.instances, rows.positions
-        some_seen = self._some_seen
+        some_seen, quarantines = self._some_seen, self._errands.quarantines
         for i, event, stream, code, job_run, at in part:
             if stream > desk.stream_ms:
                 desk.stream_ms = stream
@@ -226,6 +235,8 @@ class Shard:
                 runs.ended(job_run, positions[i])
             if code == JOB_PASSED:
                 self._scopes.jobs.passed(rows, i, job_run)
+                if quarantines.by_job and rows.job_keys[i] in quarantines.by_job:
+                    quarantines.passed(rows.job_keys[i], positions[i])
             elif code != JOB_ENDED:
                 self._cases.trouble(rows, i, job_run, code)
 
@@ -256,7 +267,7 @@ class Shard:
         memories = (
             (self._ids, self._runs.ended_early, self._scopes.jobs.early, self._cases.run_ends)
             if index == 0
-            else (self._cases.retired, self._desk.findings)
+            else (self._errands, self._cases.retired, self._desk.findings)
         )
         for memory in memories * passed:
             memory.turn()
@@ -283,6 +294,8 @@ class Shard:
                 self._reject(mark)
             case Kind.EVIDENCE:
                 self._evidence(mark)
+            case Kind.OUTCOME:
+                self._outcome(mark)
             case None:
                 self._unreadable(mark)
             case _:
@@ -309,6 +322,15 @@ class Shard:
             self._dead(mark, error.reason, error.detail)
             return
         self._cases.evidence(evidence, mark)
+
+    def _outcome(self, mark: Mark) -> None:
+        try:
+            acted = read_acted(mark.payload)
+        except MalformedPayload as error:
+            self._dead(mark, error.reason, error.detail)
+            return
+        self._cases.conclude()
+        self._errands.acted(acted, mark.position)
 
     def _reject(self, mark: Mark) -> None:
         try:
@@ -378,6 +400,7 @@ class Shard:
             "open_minutes": sorted(self._open_minutes),
             "turns": self._turns,
             "bad_in_window": self._bad_in_window,
+            "errands": self._errands.state(),
         }
         return msgspec.msgpack.encode(
             {
@@ -422,6 +445,7 @@ class Shard:
         shard._durations.load(rest["durations"])
         shard._panes = Panes.of(rest["panes"])
         shard._failure_panes.load(rest["failure_panes"])
+        shard._errands.load(rest["errands"])
         shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard
@@ -433,5 +457,5 @@ class Shard:
             timers.at((turn + 1) * span if turn else 0, "turn", span)
         for minute in self._open_minutes:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
-        for part in (self._runs, self._scopes, self._cases, self._profiles):
+        for part in (self._runs, self._scopes, self._cases, self._profiles, self._errands):
             part.set_timers()
