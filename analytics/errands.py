@@ -17,7 +17,7 @@ Quarantines are part of it: see quarantines.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import msgspec
 import pyarrow as pa
@@ -26,10 +26,11 @@ from analytics.actions.action import GIVEN_UP, Action, Case, Found, Given, heali
 from analytics.cases import Case as FailedCase
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, JOB_RUN, Rule, Seen
+from analytics.errand_rows import Errand, Said, errand_row
 from analytics.findings import Context
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob
-from analytics.policy.rules import Mode, Subject, Terms, least_mode, of_all
+from analytics.policy.rules import Subject, Terms, least_mode, of_all
 from analytics.quarantines import Quarantine, Quarantines
 from analytics.rows import SEPARATOR, split_job_run
 from analytics.runs import RunningJob
@@ -51,35 +52,6 @@ _QUARANTINE: Final = "quarantine"
 _COMMENT: Final = "comment"
 RELEASE: Final = "release_quarantine"
 """The action of an outcome entry by which a person ends a quarantine."""
-
-
-class Errand(msgspec.Struct, array_like=True):
-    """What was last said about one finding, and where it belongs. Snapshots hold it as an array."""
-
-    case_id: str
-    finding_id: str
-    job_key: str  # empty where it is about no job that comes again
-    platform: str
-    instance: str
-    repository: str
-    pipeline_id: str = ""
-    workflow_id: str | None = None
-    attempt: int = 1
-    commit_sha: str | None = None
-    branch: str | None = None
-    revision: int = -1
-    last: list[Any] | None = None
-    often: int = 0  # bits of how often it had happened when it was decided on
-    cleared: bool = False  # it is remembered for its quarantine only
-
-
-class _Said(NamedTuple):
-    verdict: Verdict
-    reason: Reason
-    mode: Mode = "observe"
-    action: str | None = None
-    calls: tuple[dict[str, Any], ...] = ()
-    rules: tuple[int, ...] = ()
 
 
 class Errands:
@@ -139,7 +111,7 @@ class Errands:
             self._errands[case_id] = errand
             self._say(errand, self._decided(errand, action, case, subject, guarded, row.detector), row)
         elif case_id in self._errands:
-            self._say(errand, _Said(Verdict.SKIP, Reason.FORBIDDEN), row)
+            self._say(errand, Said(Verdict.SKIP, Reason.FORBIDDEN), row)
 
     def _begin(self, case_id: str, rule: Rule, key: str, row: FindingRow) -> Errand:
         job_key = key if rule.by == JOB else ""
@@ -196,17 +168,17 @@ class Errands:
 
     def _decided(
         self, errand: Errand, action: Action, case: Case, subject: Subject, guarded: Reason | None, detector: str
-    ) -> _Said:
+    ) -> Said:
         policy = self._desk.rulebook.policy
         terms: Terms = policy.terms_of(subject._replace(action=action.name)) if policy.rules else policy.base
         if guarded is not None and action.name == "cancel":
-            return _Said(Verdict.SKIP, guarded, terms.mode, rules=terms.rules)
+            return Said(Verdict.SKIP, guarded, terms.mode, rules=terms.rules)
         if terms.never:
-            return _Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
+            return Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
         if self.quarantines.holds(errand.job_key):
-            return _Said(Verdict.SKIP, Reason.QUARANTINED, terms.mode, rules=terms.rules)
+            return Said(Verdict.SKIP, Reason.QUARANTINED, terms.mode, rules=terms.rules)
         calls = action.calls(case._replace(owner=terms.owner, hours=24 * terms.quarantine_days))
-        return _Said(
+        return Said(
             Verdict.ACT,
             _WHY.get(detector, Reason.FOUND),
             least_mode(terms.mode, "suggest") if action.suggest_only else terms.mode,
@@ -220,7 +192,7 @@ class Errands:
         if self.quarantines.of(errand.case_id) is not None:
             errand.cleared = True
             return
-        self._say(errand, _Said(Verdict.SKIP, Reason.FINDING_CLEARED), row)
+        self._say(errand, Said(Verdict.SKIP, Reason.FINDING_CLEARED), row)
         self._retire(errand)
 
     def _retire(self, errand: Errand) -> None:
@@ -271,9 +243,9 @@ class Errands:
             return
         self._commented.put(case.case_id, True)
         calls = tuple(msgspec.to_builtins(call) for call in action.calls(asked))
-        said = _Said(Verdict.ACT, Reason.GIVEN_UP, terms.mode, action.name, calls, terms.rules)
+        said = Said(Verdict.ACT, Reason.GIVEN_UP, terms.mode, action.name, calls, terms.rules)
         if terms.never:
-            said = _Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
+            said = Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
         told = {"case": case.case_id, "rules": said.rules}
         jobs_covered = [job.failure_id for job in jobs]
         self._row(errand, said, (where.position, where.at_ms), case.newest_ms, told, jobs_covered)
@@ -316,18 +288,18 @@ class Errands:
         self.settle_cases()
         errand = self._errands[it.case_id]
         where = (position, self._desk.stream_ms)
-        self._row(errand, _Said(Verdict.SKIP, why), where, self._desk.stream_ms, {"passes": it.passes}, [])
+        self._row(errand, Said(Verdict.SKIP, why), where, self._desk.stream_ms, {"passes": it.passes}, [])
         if errand.cleared:
             self._retire(errand)
 
     # --- rows
 
-    def _say(self, errand: Errand, said: _Said, row: FindingRow) -> None:
+    def _say(self, errand: Errand, said: Said, row: FindingRow) -> None:
         told = {"detector": row.detector, "finding": row.finding_id, "message": row.message, "rules": said.rules}
         self._row(errand, said, (row.position, row.at_ms), row.last_ms, told, [])
 
     def _row(
-        self, errand: Errand, said: _Said, at: tuple[int, int], occurred_ms: int, told: dict[str, Any], jobs: list[str]
+        self, errand: Errand, said: Said, at: tuple[int, int], occurred_ms: int, told: dict[str, Any], jobs: list[str]
     ) -> None:
         """Say what is to be done, if it is not what was said last."""
         about = [said.verdict.value, said.reason.value, said.mode, list(said.calls)]
@@ -335,39 +307,9 @@ class Errands:
             return
         errand.last = about
         errand.revision += 1
-        position, at_ms = at
-        acts = said.verdict is Verdict.ACT
         self.said.append(
-            DecisionRow(
-                decision_id=uuid5_text("decision", errand.case_id, str(errand.revision)),
-                case_id=errand.case_id,
-                revision=errand.revision,
-                shard=self._desk.number,
-                position=position,
-                platform=errand.platform,
-                instance=errand.instance,
-                repository=errand.repository,
-                pipeline_id=errand.pipeline_id,
-                workflow_id=errand.workflow_id,
-                attempt=errand.attempt,
-                commit_sha=errand.commit_sha,
-                branch=errand.branch,
-                verdict=said.verdict.value,
-                reason=said.reason.value,
-                mode=said.mode,
-                action=said.action,
-                calls=_json(said.calls),
-                jobs=sorted(jobs),
-                signature=None,
-                score=None,
-                model=None,
-                explanation=_json(told),
-                occurred_ms=occurred_ms,
-                received_ms=at_ms,
-                at_ms=at_ms,
-                rulebook=self._desk.rulebook.digest,
-                not_before_ms=at_ms if acts else None,
-                because_of=errand.finding_id,
+            errand_row(
+                errand, said, Context(self._desk.number, *at, self._desk.rulebook.digest), occurred_ms, told, jobs
             )
         )
 
@@ -402,7 +344,3 @@ def _nothing() -> None:
 
 def _run(instance: str, repository: str, pipeline_id: str) -> str:
     return SEPARATOR.join((instance, repository, pipeline_id))
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

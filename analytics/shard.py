@@ -76,7 +76,7 @@ class _Reject(msgspec.Struct):
     source: str | None = None
 
 
-_position: Final = attrgetter("position")
+_when: Final = attrgetter("at_ms", "position")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON can raise."""
 
@@ -198,7 +198,7 @@ class Shard:
         """Hand over what the batch made us say."""
         asking, findings, cases = self._desk.asking, self._desk.findings, self._cases
         # In the order of the log, however it was cut: cases are concluded a batch at a time, errands at once.
-        decisions = sorted((*cases.decisions, *self._errands.said), key=_position)
+        decisions = sorted((*cases.decisions, *self._errands.said), key=_when)
         said = ShardOutput(
             cases.failures,
             findings.said,

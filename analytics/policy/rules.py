@@ -111,7 +111,7 @@ def strictest(one: Terms, other: Terms) -> Terms:
         longest_backoff_seconds=max(one.longest_backoff_seconds, other.longest_backoff_seconds),
         outage_backoff_seconds=max(one.outage_backoff_seconds, other.outage_backoff_seconds),
         comment=one.comment and other.comment,
-        owner=one.owner or other.owner,
+        owner=max(one.owner, other.owner),
         quarantine_days=min(one.quarantine_days, other.quarantine_days),
         rules=tuple(sorted({*one.rules, *other.rules})),
     )
