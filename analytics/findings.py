@@ -46,11 +46,15 @@ class Findings:
     """All findings of one shard that stand, and the last revision of those that stood lately."""
 
     def __init__(self, most: int) -> None:
-        """Begin with none; remember the revisions of at most `most` cleared ones a generation."""
+        """Begin with none; remember the revisions of at most `most` cleared ones a generation.
+
+        `raised` is told of what is raised.
+        """
         self._open: dict[str, Open] = {}
         self._cleared: Final[Generations[int]] = Generations(most)
         self.said: list[FindingRow] = []
-        self.heard: Callable[[Rule, str, FindingRow], None] = _nobody
+        self.heard: Callable[[Rule, str, FindingRow], None] = _not_heard
+        self.raised: Callable[[Rule, str, Finding, Context], None] = _nobody
 
     def stands(self, detector: Rule, key: str) -> Open | None:
         """The finding of `detector` on `key`, if one stands."""
@@ -81,6 +85,7 @@ class Findings:
         made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding, about)
         self._open[name] = made
         self._say(detector, key, made, FindingState.RAISED, finding.message, where)
+        self.raised(detector, key, finding, where)
 
     def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
@@ -139,7 +144,11 @@ class Findings:
         self._cleared.load(cleared)
 
 
-def _nobody(_detector: Rule, _key: str, _row: FindingRow) -> None:
+def _not_heard(_detector: Rule, _key: str, _row: FindingRow) -> None:
+    """Hear of a row and do nothing."""
+
+
+def _nobody(_rule: Rule, _key: str, _finding: Finding, _where: Context) -> None:
     """Hear of a finding and do nothing."""
 
 

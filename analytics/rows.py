@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -95,7 +96,7 @@ class Rows:
 
     def __init__(self, batch: Batch, stream_ms: int, *, future_ms: int, lateness_ms: int) -> None:
         """Prepare `batch`, before which stream time stood at `stream_ms`."""
-        events = batch.events
+        events = self._events = batch.events
         self.count: Final = events.num_rows
         entry_ms, received_ms = _ints(events, "entry_ms"), _ints(events, "received_ms")
         self.positions: Final[list[int]] = events.column("position").to_pylist()
@@ -112,7 +113,6 @@ class Rows:
         self.commits: Final[list[str | None]] = events.column("commit_sha").to_pylist()
         self.instances: Final[list[str]] = events.column("instance").to_pylist()
         self.platforms: Final = events.column("platform")
-        self.branches: Final[list[str | None]] = events.column("branch").to_pylist()
         self.guards: Final = _guards(events)
         main = _on_main(events)
         self.mains: Final[list[bool]] = main.tolist()
@@ -148,6 +148,17 @@ class Rows:
         self._counts: Final[npt.NDArray[np.bool_]] = self._panes.pop("counts")
         self.minutes: Final[list[int]] = np.unique(self._panes["minute"]).tolist()
         self.late: Final = int(self._panes["late"].sum())
+
+    @cached_property
+    def branches(self) -> list[str | None]:
+        """The branch of each row; for those who watch one."""
+        branches: list[str | None] = self._events.column("branch").to_pylist()
+        return branches
+
+    def duration_ms(self, row: int) -> int | None:
+        """How long what ended in `row` had run."""
+        duration: int | None = self._events.column("duration_ms")[row].as_py()
+        return duration
 
     def told(self, first: int, end: int, dropped: list[int]) -> pa.Table:
         """Rows `first` to `end` for the profiles, without those `dropped`."""

@@ -17,6 +17,10 @@ _QUEUED: Final = Outcome.QUEUED.value
 _RUNNING: Final = Outcome.RUNNING.value
 
 
+_NOT_TOLD: Final = (None,) * 11
+"""Of each place, what stands there if an earlier release wrote none down."""
+
+
 class RunningJob(NamedTuple):
     """A job that goes on, as its start told of it, and what the jobs of its run that go on are."""
 
@@ -159,7 +163,8 @@ class Runs:
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        self._running, queues = state
+        running, queues = state
+        self._running = {job_run: [*known, *_NOT_TOLD[len(known) :]] for job_run, known in running.items()}
         for job_run, known in self._running.items():
             if known[10] is not None:
                 self._guarded.setdefault(case_key_of(job_run), {})[job_run] = known[10]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, ParamSpec,
 import prometheus_client as prometheus
 
 P = ParamSpec("P")
-Process = Literal["receiver", "flow", "logs", "archive"]
+Process = Literal["receiver", "flow", "logs", "archive", "act", "reconcile"]
 EVERY: Final[tuple[Process, ...]] = get_args(Process)
 BOTH: Final[tuple[Process, ...]] = ("receiver", "flow")
 

@@ -22,6 +22,7 @@ import msgspec
 
 from connectors.postgres import Progress
 from models.records.outputs import (
+    ActOutcome,
     Aggregate,
     DeadLetter,
     DecisionRow,
@@ -48,11 +49,12 @@ _TYPES_BY_NAME = {
             "dead_letter_id",
             "fault_id",
             "incident_id",
+            "act_id",
             "because_of",
         ),
         "uuid",
     ),
-    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected"), "jsonb"),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "reruns"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {
@@ -121,6 +123,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "detector_faults": _columns(DetectorFault),
     "job_hours": _columns(JobHour),
     "incidents": _columns(IncidentRow),
+    "act_outcomes": _columns(ActOutcome),
 }
 
 _INSERT = """

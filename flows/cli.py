@@ -173,6 +173,23 @@ def logs_(*, number: int = 0, context: In) -> None:
 
 
 @app.command
+def act(*, number: int = 0, context: In) -> None:
+    """Act on decisions where the policy says so, until told to stop.
+
+    Parameters
+    ----------
+    number
+        Which healer on this machine it is, from 0; its ports are so many above those of the settings.
+    """
+    from flows import act as healing  # noqa: PLC0415 - the HTTP client, which no other command needs
+
+    settings = context.settings()
+    servers.require_schema(settings.postgres.url.get_secret_value())
+    log_from_here_on(settings)
+    healing.run(settings, number=number)
+
+
+@app.command
 def demo(
     *,
     stay: bool = False,

@@ -61,6 +61,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 Mode = Literal["observe", "suggest", "act"]
 SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Minutes = Annotated[float, Field(ge=0, le=1e9)]
 BodyBytes = Annotated[int, Field(ge=1, le=25 * MIB)]
 """GitHub sends at most 25 MB: https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap"""
 
@@ -189,6 +191,36 @@ class Logs(Section):
     max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
 
 
+class ActLimits(Section):
+    """What may be done at most; see analytics/guards.py. Hours are those of the clock."""
+
+    job_per_hour: Count = 2
+    run: Count = 2  # of one run and all that reruns made of it
+    commit: Count = 6
+    repository_per_hour: Count = 10
+    fleet_per_hour: Count = 100
+    repository_minutes_per_hour: Minutes = 240.0  # CI minutes
+    fleet_minutes_per_hour: Minutes = 2400.0
+    notes_per_hour: Count = 20  # comments, issues and notifications, of one repository
+    most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
+    least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
+    cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+
+
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -207,6 +239,23 @@ class ApiCredential(Section):
     value: Secret
 
 
+class ActCredential(Section):
+    """What opens an API for acting. Without it nothing is ever done there."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    kind: Literal["token", "basic", "app"]
+    value: Secret  # of a GitHub App: its private key
+    app_id: Name | None = None  # or its client id
+
+    @field_validator("app_id")
+    @classmethod
+    def _whose_key_it_is(cls, app_id: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("kind") == "app") is not (app_id is not None) and "kind" in info.data:
+            raise ValueError("must be set where kind is app, and nowhere else")
+        return app_id
+
+
 class Api(Section):
     """How one instance of a platform is asked."""
 
@@ -214,10 +263,19 @@ class Api(Section):
     instance: Name  # as receiver.sources has it
     url: ApiUrl | None = None  # the platform's own, if not set
     read_credential: ApiCredential | None = None
+    act_credential: ActCredential | None = None
     private: bool = False  # it stands at an address of a private network
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+
+    @field_validator("act_credential")
+    @classmethod
+    def _one_for_each(cls, acting: ActCredential | None, info: ValidationInfo) -> ActCredential | None:
+        reading = info.data.get("read_credential")
+        if acting is not None and reading is not None and acting.value == reading.value:
+            raise ValueError("the same as read_credential; what reads must not be able to change anything")
+        return acting
 
     @field_validator("private")
     @classmethod
@@ -257,6 +315,7 @@ class Retention(Section):
     passing_logs: Days = 30
     detector_faults: Days = 90
     incidents: Days = 365
+    act_outcomes: Days = 400
 
 
 class Logging(Section):
@@ -280,6 +339,7 @@ class Settings(BaseSettings):
     flow: Flow = Flow()
     logs: Logs = Logs()
     archive: Archive = Archive()
+    act: Act = Act()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

@@ -32,10 +32,10 @@ from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, of_
 from models.records.event import Outcome, PlatformName, case_id
 from models.records.outputs import Reason, Verdict
 
-__all__ = ["CaseView", "Decision", "FailedJob", "Policy", "decide"]
+__all__ = ["RERUN_FAILED", "RERUN_JOB", "CaseView", "Decision", "FailedJob", "Policy", "decide"]
 
-_RERUN_JOB: Final = "rerun_job"
-_RERUN_FAILED: Final = "rerun_failed"
+RERUN_JOB: Final = "rerun_job"
+RERUN_FAILED: Final = "rerun_failed"
 _MOST_FACTORS: Final = 64
 """How often a wait grows at most; every cap was reached long before."""
 
@@ -172,7 +172,7 @@ def choose(case: CaseView, jobs: _Jobs, policy: Policy) -> Chosen:
     action = next((action for action in able if policy.allows(action.name)), None)
     names = [action.name] if action is not None else []
     names += [able[-1].name] if able else []
-    return Chosen(action, " ".join(dict.fromkeys((*names, _RERUN_JOB if asked.alone else _RERUN_FAILED))), asked)
+    return Chosen(action, " ".join(dict.fromkeys((*names, action_for(case, jobs)))), asked)
 
 
 def _weigh(case: CaseView, job: FailedJob, policy: Policy, chosen: Chosen) -> _Weighed:
@@ -284,3 +284,9 @@ def _lot(case: CaseView) -> int:
         attempt=case.attempt,
     )
     return int(drawn[:8], 16)
+
+
+def action_for(case: CaseView, jobs: _Jobs) -> str:
+    """The call that runs again what failed, whatever else is done: `jobs` alone where the platform can."""
+    alone = case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
+    return RERUN_JOB if alone else RERUN_FAILED

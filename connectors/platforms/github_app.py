@@ -8,7 +8,7 @@ The signature is RS256, made by `cryptography`: PyJWT would need that too, and a
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from connectors.platforms.acting import JSON, Asking, Send, Talk, answered, conversation, encoded
-from connectors.platforms.asking import number
-from connectors.platforms.calls.github import judge, repository
+from connectors.platforms.acting import JSON, Asking, Send, Stop, Talk, answered, conversation, encoded, words
+from connectors.platforms.asking import Reply, number
+from connectors.platforms.calls.github import NEEDS, judge, repository
 from connectors.platforms.reading import Fields
-from connectors.platforms.rights import lacking
+from connectors.platforms.rights import READ, Asked, Rights, lacking, needed
+from models.records.calls import Refusal, Refused
 from models.records.errors import ConfigError, MalformedPayload
 
 ACTING: Final[Mapping[str, str]] = {"actions": "write", "metadata": "read"}
@@ -34,6 +35,7 @@ _ACCEPT: Final = {"accept": "application/vnd.github+json"}
 _SKEW_SECONDS: Final = 60
 _LIVES_SECONDS: Final = 540  # GitHub takes none that lives for more than ten minutes
 _LEAST_BITS: Final = 2048
+_TOO_LITTLE: Final = 422
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,11 @@ def token(of: App, name: str, at: float, permissions: Mapping[str, str] = ACTING
     https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app: 422 where the App itself
     has less than is asked for.
     """
-    return conversation(_token(of, name, at, permissions), judge)
+    return conversation(_token(of, name, at, permissions), _judge)
+
+
+def _judge(reply: Reply) -> Stop | None:
+    return Refused(Refusal.PERMISSION, words(reply)) if reply.status == _TOO_LITTLE else judge(reply)
 
 
 def _token(of: App, name: str, at: float, permissions: Mapping[str, str]) -> Asking[Token]:
@@ -107,6 +113,27 @@ def _token(of: App, name: str, at: float, permissions: Mapping[str, str]) -> Ask
     granted = said.inner("permissions")
     kept = {one: granted.text(one) or "" for one in permissions if granted.text(one) is not None}
     return Token(value, said.first_time("expires_at"), kept, _names(said))
+
+
+def permissions(calls: Collection[str]) -> dict[str, str]:
+    """The permissions of a token for `calls` (the names that they have as JSON) and for reading runs."""
+    wanted = sorted(needed(NEEDS, (READ, *calls)))  # read before write, which is kept
+    return {"metadata": "read", **dict(one.split("=") for one in wanted)}
+
+
+def rights(of: App, name: str, at: float, calls: Collection[str]) -> Asked:
+    """What the App was not allowed of what `calls` need, where it is installed for the repository `name`."""
+    return conversation(_rights(of, name, at, permissions(calls)), judge)
+
+
+def _rights(of: App, name: str, at: float, wanted: Mapping[str, str]) -> Asking[Rights]:
+    headers = {**_ACCEPT, "authorization": f"Bearer {assertion(of, at)}"}
+    installation = answered((yield Send("GET", f"{repository(name)}/installation", headers)))
+    granted = installation.inner("permissions")
+    held = [f"{one}={granted.text(one)}" for one in wanted if granted.text(one) is not None]
+    asked = [f"{one}={level}" for one, level in wanted.items()]
+    who = installation.text("app_slug", None)
+    return Rights(who, tuple(lacking(asked, held, implied={f"{one}=write": (f"{one}=read",) for one in wanted})))
 
 
 def _names(said: Fields) -> tuple[str, ...]:

@@ -13,23 +13,22 @@ CREATE TABLE guard.healing (
     incident_id  uuid,
     probe        boolean NOT NULL DEFAULT false,
     healer       text,
-    lease_until  timestamptz,
     fence        bigint NOT NULL DEFAULT 0,
     queued_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX healing_due ON guard.healing (due_at) WHERE state IN ('waiting', 'taken', 'proposed');
+CREATE INDEX healing_due ON guard.healing (due_at) WHERE state IN ('waiting', 'taken');
+CREATE INDEX healing_proposed ON guard.healing (expires_at) WHERE state = 'proposed';
 CREATE INDEX healing_incident ON guard.healing (incident_id) WHERE incident_id IS NOT NULL;
 CREATE INDEX healing_changed ON guard.healing (changed_at);
 COMMENT ON TABLE guard.healing IS 'Every case whose decision is to act in mode suggest or act, and how far that came: one row, which is replaced.';
 COMMENT ON COLUMN guard.healing.state IS 'waiting, proposed (to people), taken (by a healer), finished or refused.';
 COMMENT ON COLUMN guard.healing.reason IS 'Why it waits, was refused, or how it was finished.';
-COMMENT ON COLUMN guard.healing.due_at IS 'When it is looked at again; of a proposal, when it was made.';
+COMMENT ON COLUMN guard.healing.due_at IS 'When it is looked at again; of one that is taken, when its healer is thought dead.';
 COMMENT ON COLUMN guard.healing.expires_at IS 'Of a proposal: until when it can be approved.';
 COMMENT ON COLUMN guard.healing.approved_by IS 'Who said yes.';
 COMMENT ON COLUMN guard.healing.incident_id IS 'The incident in which it is held, or was.';
 COMMENT ON COLUMN guard.healing.probe IS 'It is tried during that incident, to find out whether it is over.';
-COMMENT ON COLUMN guard.healing.lease_until IS 'Until then nobody but the healer that has it touches it.';
 COMMENT ON COLUMN guard.healing.fence IS 'Rises with each taking: what a healer says that was thought dead comes with an older one and is not heard.';
 
 -- One row for each change of a decision that is to be acted on comes here in the transaction that writes the decision.
@@ -51,9 +50,12 @@ BEGIN
         PERFORM pg_notify('guard_healing', '');
     END IF;
     UPDATE guard.healing known
-    SET state = 'refused', reason = 'withdrawn', revision = said.revision, changed_at = clock_timestamp()
+    SET state = CASE WHEN known.state = 'taken' THEN 'taken' ELSE 'refused' END,
+        reason = CASE WHEN known.state = 'taken' THEN known.reason ELSE 'withdrawn' END,
+        decision_id = said.decision_id, revision = said.revision, changed_at = clock_timestamp()
     FROM (SELECT DISTINCT ON (case_id) * FROM new_decisions ORDER BY case_id, revision DESC) said
-    WHERE known.case_id = said.case_id AND known.revision < said.revision AND known.state IN ('waiting', 'proposed')
+    WHERE known.case_id = said.case_id AND known.revision < said.revision
+      AND known.state IN ('waiting', 'proposed', 'taken')
       AND NOT (said.verdict = 'act' AND said.mode <> 'observe');
     RETURN NULL;
 END
@@ -82,6 +84,7 @@ CREATE TABLE guard.acts (
     commit_sha   text,
     branch       text,
     jobs         jsonb NOT NULL,
+    origin       text NOT NULL,
     minutes      double precision NOT NULL,
     budgets      jsonb NOT NULL,
     approved_by  text,
@@ -108,6 +111,7 @@ COMMENT ON COLUMN guard.acts.workflow_id IS 'Empty where the platform has none.'
 COMMENT ON COLUMN guard.acts.state IS 'intent (nobody knows yet whether it happened), done, refused (by the platform), dropped (by us, before it was asked), unknown (and never will be known).';
 COMMENT ON COLUMN guard.acts.reason IS 'Of refused, dropped and unknown ones: why.';
 COMMENT ON COLUMN guard.acts.jobs IS 'The failed jobs that it is to heal: [failure_id, workflow, job_name, signature].';
+COMMENT ON COLUMN guard.acts.origin IS 'The run that began the chain of reruns of which its run is the latest.';
 COMMENT ON COLUMN guard.acts.minutes IS 'CI minutes that it is expected to cost.';
 COMMENT ON COLUMN guard.acts.budgets IS 'What it was charged to: [scope, key, period].';
 COMMENT ON COLUMN guard.acts.before IS 'How the run stood when it was read before asking.';

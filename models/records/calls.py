@@ -17,12 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 
 from models.records.errors import UnknownSchema
 from models.records.event import Outcome, PlatformName
+
+CallName: TypeAlias = Literal[
+    "rerun", "rerun_failed", "rerun_job", "cancel", "clear_caches", "comment", "open_issue", "notify", "quarantine"
+]
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
@@ -49,6 +53,12 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
     def target(self) -> str:
         """What it is done to, as the ledger names it: the same thing is done to it once for a run attempt."""
         return self.job_id or "run"
+
+    @property
+    def name(self) -> CallName:
+        """What it is called as JSON, in the ledger and in metrics."""
+        tag: CallName = self.__struct_config__.tag  # type: ignore[assignment]  # msgspec knows a str
+        return tag
 
 
 class Rerun(_Call, frozen=True, kw_only=True, tag="rerun"):

@@ -346,6 +346,45 @@ class IncidentRow(NamedTuple):
     rulebook: str
 
 
+class ActEnd(StrEnum):
+    """What came of an act that ran something again."""
+
+    PASSED = "passed"  # all its jobs did
+    FAILED_SAME = "failed_same"  # one of them, with the signature that it had before
+    FAILED_OTHERWISE = "failed_otherwise"
+    OVERTAKEN = "overtaken"  # by a newer commit of the branch, before it had ended
+    CANCELLED = "cancelled"  # by somebody
+    UNSEEN = "unseen"  # nothing was heard of it for hours
+
+
+class ActOutcome(NamedTuple):
+    """What came of an act, as far as the shard's events tell; the highest revision is what is known now."""
+
+    act_id: str
+    revision: int
+    shard: int
+    position: int
+    case_id: str
+    platform: str
+    instance: str
+    repository: str
+    action: str
+    attempt: int  # the one that had failed
+    signature: str | None  # the one that decided
+    outcome: str  # of ActEnd
+    masked: bool  # it passed, and its commit proved broken all the same
+    event_id: str | None  # what settled it
+    asked_ms: int
+    ended_ms: int | None  # event time of the last end of its jobs
+    duration_ms: int | None  # all its jobs together; None where none is known
+    reruns: str  # JSON array: how each of its jobs ended, on which labels, after how long
+    probe: bool
+    passes: float  # of the signature, action and attempt, as they count after it
+    fails: float
+    at_ms: int  # stream time
+    rulebook: str
+
+
 class FailureGroup(NamedTuple):
     """Failures of one minute in one shard, alike in everything but their repository."""
 
@@ -389,6 +428,7 @@ class ShardOutput(NamedTuple):
     detector_faults: list[DetectorFault] = []  # noqa: RUF012 - never added to in place
     job_hours: list[JobHour] = []  # noqa: RUF012 - never added to in place
     incidents: list[IncidentRow] = []  # noqa: RUF012 - likewise
+    act_outcomes: list[ActOutcome] = []  # noqa: RUF012 - likewise
     stats: ShardStats = ShardStats(0, 0, 0)
     closed: list[ClosedMinutes] = []  # noqa: RUF012 - likewise; for the fleet, mostly none
 

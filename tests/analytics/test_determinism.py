@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from typing import Any
@@ -60,9 +61,16 @@ def test_the_workload_shows_all_that_it_is_there_for(seed: int) -> None:
         "malformed_payload",
         "bad_control",
     }
+    assert {row.outcome for row in said.act_outcomes} >= {"passed", "failed_same", "failed_otherwise", "unseen"}
+    assert {row.masked for row in said.act_outcomes} == {True, False}
+    assert max(row.revision for row in said.act_outcomes) > 0
+    assert any("learnt" in json.loads(row.explanation) for row in said.decisions)
     assert max(row.revision for row in said.decisions) > 1
     assert not shard._runs._running
     assert not shard._cases._cases
+    assert not shard._outcomes._watches
+    assert not shard._outcomes.watched
+    assert not shard._outcomes.branches
     assert not shard._scopes.jobs._histories
     assert standing(said) == []
 

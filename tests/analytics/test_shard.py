@@ -150,13 +150,6 @@ def test_a_rulebook_that_is_not_to_be_had_is_a_dead_letter() -> None:
     assert shard.rulebook is RULEBOOK
 
 
-def test_an_outcome_that_cannot_be_read_is_kept_in_the_dead_letters() -> None:
-    log = Log()
-    log.put(Entry(Kind.OUTCOME, Encoding.JSON, T0, b"{}"))
-    said, _ = play(log.entries)
-    assert [d.reason for d in said.dead_letters] == ["malformed_payload"]
-
-
 def test_each_bad_event_of_a_packed_entry_is_a_dead_letter_of_its_own() -> None:
     good = make_event(Outcome.FAILED, T0, **TRANSIENT)
     bad = event_pb2.Event.FromString(payload.to_protobuf(good))

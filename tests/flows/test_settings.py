@@ -289,6 +289,7 @@ def test_the_example_loads_and_has_every_key(tmp_path: Path) -> None:
     text = EXAMPLE.read_text().replace("/run/secrets", str(tmp_path))
     for name in ("acme-github", "builds", "redaction-key", "github-read"):
         (tmp_path / name).write_text(CANARY)
+    (tmp_path / "github-app.pem").write_text(CANARY[::-1])
     (tmp_path / "redis-url").write_text("redis://h\n")
     (tmp_path / "postgres-url").write_text("postgresql://h\n")
     path = tmp_path / "guard.toml"

@@ -124,7 +124,7 @@ def test_less_than_was_asked_for_is_noticed() -> None:
     [
         (says(404, {"message": "Not Found"}), Refused(Refusal.NOT_FOUND, "HTTP 404: Not Found")),
         (says(401), Refused(Refusal.LOGIN, "HTTP 401")),
-        (says(422), Refused(Refusal.INVALID, "HTTP 422")),
+        (says(422), Refused(Refusal.PERMISSION, "HTTP 422")),
         (says(500), Unavailable("HTTP 500")),
         (says(201, {**GRANTED, "token": "a\r\nb: c"}), Unavailable("token: it cannot stand in a header")),
         (says(201, b"<html>"), Unavailable("the body is not JSON in UTF-8, at character 0")),

@@ -1,0 +1,139 @@
+"""`guard act`: one healer as a process, set up as the settings say. Several may run at once, on one machine or many.
+
+It acts on what the policy's mode lets it act on, and on nothing where no platform has an act_credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+import time
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+import structlog
+
+from analytics.guards import Limits
+from connectors import metrics
+from connectors.delivery import Delivery
+from connectors.postgres_ledger import Case, Ledger
+from connectors.redis_append import Appender
+from flows.acting_apis import actable
+from flows.books import Books
+from flows.carrying import Carrier
+from flows.claiming import Claimer
+from flows.healer import Healer
+from flows.rulebooks import configured as configured_rulebook
+from flows.settings import Settings
+from models.records.acted import Acted
+from models.records.calls import Notify, Refusal, Refused, Result
+from models.records.entry import Encoding, Entry, Kind
+from models.records.event import shard_of
+from models.records.ledger import HoldRules
+
+_PROPOSAL_SECONDS: Final = 86_400.0
+
+_log = structlog.get_logger()
+
+
+def run(settings: Settings, *, number: int = 0) -> None:
+    """Heal until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a setting is missing or cannot be used.
+        Unavailable: the metrics port cannot be had.
+    """
+    asyncio.run(_until_signalled(settings, number))
+
+
+async def _until_signalled(settings: Settings, number: int) -> None:
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    await serve(settings, stop, number=number)
+
+
+async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> None:
+    """Heal until `stop` is set.
+
+    Raises:
+        ConfigError, Unavailable: as `run` does.
+    """
+    hands = actable(settings)
+    metrics.expose("act", version=version("pipeline-guard"))
+    served = metrics.serve(settings.act.metrics_host, settings.act.metrics_port + number)
+    name = f"{socket.gethostname()}:{settings.act.metrics_port + number}"
+    url = settings.postgres.url.get_secret_value()
+    books = Books(url, name=name, lease_seconds=settings.act.lease.total_seconds())
+    appender = Appender(settings.redis.url.get_secret_value())
+    stopped = lambda: False  # noqa: E731
+    healer = Healer(
+        books,
+        name=name,
+        url=url,
+        claimer=partial(_claimer, settings, name),
+        carrier=Carrier(books, hands, notify=_nobody, stopped=stopped, draw=random.random),
+        rules=rules_of(settings),
+        stopped=stopped,
+        tell=partial(_tell, appender),
+        concurrency=settings.act.concurrency,
+    )
+    _log.info("healing", name=name, apis=sorted(one.name for one in hands.values()))
+    try:
+        await healer.run(stop)
+    finally:
+        for one in hands.values():
+            await one.close()
+        await books.close()
+        await appender.close()
+        served.close()
+    _log.info("stopped")
+
+
+def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
+    return Claimer(
+        ledger,
+        healer=name,
+        limits=limits_of(settings),
+        policy=configured_rulebook(settings).policy,
+        approver=_nobody_said_yes,
+        lease_seconds=settings.act.lease.total_seconds(),
+        proposal_seconds=_PROPOSAL_SECONDS,
+        probe_seconds=settings.act.probe_every.total_seconds(),
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What may be done at most, as the settings say."""
+    given = settings.act.limits.model_dump()
+    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "stale")}
+    return Limits(**given, **seconds)
+
+
+def rules_of(settings: Settings) -> HoldRules:
+    """How incidents are tried out and let go, as the settings say."""
+    act = settings.act
+    return HoldRules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
+
+
+async def _tell(appender: Appender, acted: Acted) -> None:
+    """Make an outcome durable on its shard, once: it is marked with its act.
+
+    Raises:
+        Unavailable: it is not known to be there.
+    """
+    entry = Entry(Kind.OUTCOME, Encoding.JSON, time.time_ns() // 1_000_000, msgspec.json.encode(acted))
+    shard = shard_of(acted.instance, acted.repository)
+    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
+
+
+async def _nobody(_call: Notify) -> Result:
+    return Refused(Refusal.IMPOSSIBLE, "nobody is to be notified: no [notify] is set")
+
+
+async def _nobody_said_yes(_case: Case) -> str | None:
+    return None
