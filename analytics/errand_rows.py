@@ -43,6 +43,18 @@ class Said(NamedTuple):
     rules: tuple[int, ...] = ()
 
 
+def job_told(finding_id: str, job_id: str | None, workflow: str | None, job_name: str | None) -> dict[str, Any]:
+    """The job of a finding as a decision explains it, in the terms of a failed one: the finding is its failure."""
+    return {
+        "failure_id": finding_id,
+        "job_id": job_id,
+        "workflow": workflow,
+        "job_name": job_name,
+        "signature": None,
+        "category": None,
+    }
+
+
 def errand_row(
     errand: Errand, said: Said, where: Context, occurred_ms: int, told: dict[str, Any], jobs: list[str]
 ) -> DecisionRow:

@@ -26,11 +26,11 @@ from analytics.actions.action import GIVEN_UP, Action, Case, Found, Given, heali
 from analytics.cases import Case as FailedCase
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, JOB_RUN, Rule, Seen
-from analytics.errand_rows import Errand, Said, errand_row
+from analytics.errand_rows import Errand, Said, errand_row, job_told
 from analytics.findings import Context
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob
-from analytics.policy.rules import Subject, Terms, least_mode, of_all
+from analytics.policy.rules import Subject, Terms, least_mode, names_of, of_all
 from analytics.quarantines import Quarantine, Quarantines
 from analytics.rows import SEPARATOR, split_job_run
 from analytics.runs import RunningJob
@@ -50,6 +50,7 @@ _WHY: Final = {
 _RERUNS: Final = frozenset({"rerun", *(kind.__struct_config__.tag for kind in (RerunFailed, RerunJob))})
 _QUARANTINE: Final = "quarantine"
 _COMMENT: Final = "comment"
+_CANCEL: Final = "cancel"
 RELEASE: Final = "release_quarantine"
 """The action of an outcome entry by which a person ends a quarantine."""
 
@@ -105,11 +106,11 @@ class Errands:
         elif errand.often == row.occurrences.bit_length():
             return
         errand.often = row.occurrences.bit_length()
-        case, subject, guarded = self._case(errand, rule, key, row)
+        case, guarded = self._case(errand, rule, key, row)
         action = self._action(row.detector, case)
         if action is not None:
             self._errands[case_id] = errand
-            self._say(errand, self._decided(errand, action, case, subject, guarded, row.detector), row)
+            self._say(errand, self._decided(errand, action, case, guarded), row, case)
         elif case_id in self._errands:
             self._say(errand, Said(Verdict.SKIP, Reason.FORBIDDEN), row)
 
@@ -120,37 +121,28 @@ class Errands:
         errand.revision = -1 if before is None else before
         return errand
 
-    def _case(self, errand: Errand, rule: Rule, key: str, row: FindingRow) -> tuple[Case, Subject, Reason | None]:
-        """What actions look at, what rules look at, and what forbids to stop anything."""
+    def _case(self, errand: Errand, rule: Rule, key: str, row: FindingRow) -> tuple[Case, Reason | None]:
+        """What actions look at, and what forbids to stop anything."""
         outcome: Outcome | None = None
         guarded: Reason | None = None
-        workflow = job_name = None
         job_ids: tuple[str | None, ...] = ()
+        job_key = key
         if rule.by == JOB_RUN:
             *_, errand.pipeline_id, errand.workflow_id, errand.attempt, job_id = split_job_run(key)
-            job_ids = (job_id,)
-            job = self._running(key)
+            job, job_key, job_ids = self._running(key), "", (job_id,)
             if job is not None:
-                outcome, errand.commit_sha, errand.branch, *_ = job
-                if job.in_deploy:
-                    guarded = Reason.DEPLOY_JOB
-                elif self._desk.rulebook.policy.protects(job.environments):
-                    guarded = Reason.PROTECTED_ENVIRONMENT
-        elif rule.by == JOB:
-            workflow, job_name = (part or None for part in key.split(SEPARATOR, 3)[2:])
-            proof = self._seen(key, row.events[-1]) if row.events else None
-            if proof is not None:
-                errand.pipeline_id, errand.attempt, errand.commit_sha = (
-                    proof.pipeline_id,
-                    proof.attempt,
-                    proof.commit_sha,
-                )
+                job_key, outcome, errand.commit_sha, errand.branch, *_ = job
+                guarded = self._guarded(job)
+        elif row.events and (proof := self._seen(key, row.events[-1])) is not None:
+            errand.pipeline_id, errand.attempt, errand.commit_sha = proof.pipeline_id, proof.attempt, proof.commit_sha
+        names = (part or None for part in job_key.split(SEPARATOR, 3)[2:]) if rule.by in (JOB, JOB_RUN) else ()
+        workflow, job_name = (*names, None, None)[:2]
         test = self.quarantines.test_of(row.events)
         found = Found(row.detector, row.message, row.occurrences, workflow, job_name, outcome, test)
-        place = (errand.instance, errand.repository)
         case = Case(
             cast("PlatformName", errand.platform),
-            *place,
+            errand.instance,
+            errand.repository,
             errand.pipeline_id,
             errand.workflow_id,
             errand.attempt,
@@ -159,33 +151,44 @@ class Errands:
             found=found,
             case_id=errand.case_id,
         )
-        return case, Subject(errand.platform, *place, errand.branch, workflow, job_name, None, None, ""), guarded
+        return case, guarded
+
+    def _guarded(self, job: RunningJob) -> Reason | None:
+        if job.in_deploy:
+            return Reason.DEPLOY_JOB
+        return Reason.PROTECTED_ENVIRONMENT if self._desk.rulebook.policy.protects(job.environments) else None
 
     def _action(self, what: str, case: Case) -> Action | None:
         policy = self._desk.rulebook.policy
         able = (a for a in healing(what) if policy.allows(a.name) and case.platform in a.platforms and a.fits(case))
         return next(able, None)
 
-    def _decided(
-        self, errand: Errand, action: Action, case: Case, subject: Subject, guarded: Reason | None, detector: str
-    ) -> Said:
-        policy = self._desk.rulebook.policy
-        terms: Terms = policy.terms_of(subject._replace(action=action.name)) if policy.rules else policy.base
-        if guarded is not None and action.name == "cancel":
-            return Said(Verdict.SKIP, guarded, terms.mode, rules=terms.rules)
-        if terms.never:
-            return Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
-        if self.quarantines.holds(errand.job_key):
-            return Said(Verdict.SKIP, Reason.QUARANTINED, terms.mode, rules=terms.rules)
+    def _decided(self, errand: Errand, action: Action, case: Case, guarded: Reason | None) -> Said:
+        """What is to be done about what `case` tells of."""
+        policy, it = self._desk.rulebook.policy, case.found
+        assert it is not None
+        names = names_of(action.name, action.calls(case))
+        place = (errand.platform, errand.instance, errand.repository, errand.branch)
+        terms = policy.terms_of(Subject(*place, it.workflow, it.job_name, None, None, names))
+        refused = self._refused(errand, action, terms, guarded)
+        if refused is not None:
+            return Said(Verdict.SKIP, refused, terms.mode, rules=terms.rules)
         calls = action.calls(case._replace(owner=terms.owner, hours=24 * terms.quarantine_days))
         return Said(
             Verdict.ACT,
-            _WHY.get(detector, Reason.FOUND),
+            _WHY.get(it.detector, Reason.FOUND),
             least_mode(terms.mode, "suggest") if action.suggest_only else terms.mode,
             action.name,
             tuple(msgspec.to_builtins(call) for call in calls),
             terms.rules,
         )
+
+    def _refused(self, errand: Errand, action: Action, terms: Terms, guarded: Reason | None) -> Reason | None:
+        if guarded is not None and action.name == _CANCEL:
+            return guarded
+        if terms.never:
+            return Reason.FORBIDDEN
+        return Reason.QUARANTINED if self.quarantines.holds(errand.job_key) else None
 
     def _cleared(self, errand: Errand, row: FindingRow) -> None:
         """Withdraw what was to be done; what is in quarantine stays there until that ends."""
@@ -246,15 +249,13 @@ class Errands:
         said = Said(Verdict.ACT, Reason.GIVEN_UP, terms.mode, action.name, calls, terms.rules)
         if terms.never:
             said = Said(Verdict.SKIP, Reason.FORBIDDEN, terms.mode, rules=terms.rules)
-        told = {"case": case.case_id, "rules": said.rules}
+        told = {"jobs": [job._asdict() for job in jobs], "rules": said.rules}
         jobs_covered = [job.failure_id for job in jobs]
         self._row(errand, said, (where.position, where.at_ms), case.newest_ms, told, jobs_covered)
 
     def _terms_of(self, case: FailedCase, jobs: list[FailedJob]) -> Terms:
         """What holds for a comment on these jobs."""
         policy = self._desk.rulebook.policy
-        if not policy.rules:
-            return policy.base
         place = (case.platform, case.instance, case.repository, case.branch)
         return of_all(
             [
@@ -294,9 +295,12 @@ class Errands:
 
     # --- rows
 
-    def _say(self, errand: Errand, said: Said, row: FindingRow) -> None:
-        told = {"detector": row.detector, "finding": row.finding_id, "message": row.message, "rules": said.rules}
-        self._row(errand, said, (row.position, row.at_ms), row.last_ms, told, [])
+    def _say(self, errand: Errand, said: Said, row: FindingRow, case: Case | None = None) -> None:
+        told: dict[str, Any] = {"detector": row.detector, "message": row.message, "rules": said.rules}
+        if case is not None and case.found is not None:
+            job_id = next(iter(case.job_ids), None)
+            told["jobs"] = [job_told(errand.finding_id, job_id, case.found.workflow, case.found.job_name)]
+        self._row(errand, said, (row.position, row.at_ms), row.at_ms, told, [])
 
     def _row(
         self, errand: Errand, said: Said, at: tuple[int, int], occurred_ms: int, told: dict[str, Any], jobs: list[str]

@@ -24,6 +24,7 @@ _NOT_TOLD: Final = (None,) * 11
 class RunningJob(NamedTuple):
     """A job that goes on, as its start told of it, and what the jobs of its run that go on are."""
 
+    job_key: str
     outcome: Outcome
     commit_sha: str | None
     branch: str | None
@@ -99,7 +100,8 @@ class Runs:
             return None
         guards = self._guarded.get(case_key_of(job_run), {}).values()
         environments = tuple(sorted({environment for _, environment in guards if environment is not None}))
-        return RunningJob(Outcome(known[3]), known[8], known[9], any(deploy for deploy, _ in guards), environments)
+        in_deploy = any(deploy for deploy, _ in guards)
+        return RunningJob(known[2], Outcome(known[3]), known[8], known[9], in_deploy, environments)
 
     def look(self, job_run: str, second: int, position: int) -> None:
         """Judge a job run that should have ended by now."""

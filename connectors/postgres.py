@@ -45,6 +45,7 @@ _PRUNED = (
     "detector_faults",
     "incidents",
     "act_outcomes",
+    "quarantines",
 )
 
 _MIGRATIONS_TABLE = b"""

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from analytics.guards import Limits
-from connectors import metrics
+from connectors import metrics, postgres_quarantines
 from connectors.delivery import Delivery
 from connectors.postgres_ledger import Case, Ledger
 from connectors.redis_append import Appender
@@ -27,10 +27,11 @@ from flows.books import Books
 from flows.carrying import Carrier
 from flows.claiming import Claimer
 from flows.healer import Healer
+from flows.notifying import channels_of
 from flows.rulebooks import configured as configured_rulebook
 from flows.settings import Settings
 from models.records.acted import Acted
-from models.records.calls import Notify, Refusal, Refused, Result
+from models.records.calls import Done, Quarantine, Result
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import shard_of
 from models.records.ledger import HoldRules
@@ -64,6 +65,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
         ConfigError, Unavailable: as `run` does.
     """
     hands = actable(settings)
+    channels = channels_of(settings)
     metrics.expose("act", version=version("pipeline-guard"))
     served = metrics.serve(settings.act.metrics_host, settings.act.metrics_port + number)
     name = f"{socket.gethostname()}:{settings.act.metrics_port + number}"
@@ -76,7 +78,14 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
         name=name,
         url=url,
         claimer=partial(_claimer, settings, name),
-        carrier=Carrier(books, hands, notify=_nobody, stopped=stopped, draw=random.random),
+        carrier=Carrier(
+            books,
+            hands,
+            notify=channels.notify,
+            set_aside=partial(_set_aside, books, name),
+            stopped=stopped,
+            draw=random.random,
+        ),
         rules=rules_of(settings),
         stopped=stopped,
         tell=partial(_tell, appender),
@@ -131,8 +140,15 @@ async def _tell(appender: Appender, acted: Acted) -> None:
     await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
 
 
-async def _nobody(_call: Notify) -> Result:
-    return Refused(Refusal.IMPOSSIBLE, "nobody is to be notified: no [notify] is set")
+async def _set_aside(books: Books, name: str, case: Case, call: Quarantine) -> Result:
+    """Write down that a job is in quarantine."""
+    by = case.approved_by or f"healer {name}"
+    await books.insist(
+        lambda ledger: postgres_quarantines.begin(
+            ledger.connection, call, decision_id=case.decision_id, case_id=case.case_id, begun_by=by
+        )
+    )
+    return Done()
 
 
 async def _nobody_said_yes(_case: Case) -> str | None:

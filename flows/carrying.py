@@ -26,6 +26,7 @@ from models.records.calls import (
     Call,
     Done,
     Notify,
+    Quarantine,
     Refusal,
     Refused,
     Result,
@@ -85,19 +86,22 @@ class Carrier:
         hands: Mapping[Way, Hands],
         *,
         notify: Callable[[Notify], Awaitable[Result]],
+        set_aside: Callable[[Case, Quarantine], Awaitable[Result]],
         stopped: Callable[[], bool],
         draw: Callable[[], float],
     ) -> None:
         self._book = book
         self._hands = hands
         self._notify = notify
+        self._set_aside = set_aside
         self._stopped = stopped
         self._draw = draw
 
     async def carry_out(self, case: Case, act: Act) -> Ended:
         """Bring `act` as far as it can be brought now."""
-        if isinstance(act.call, Notify):
-            return await self._tell_people(case, act, act.call)
+        if isinstance(act.call, Notify | Quarantine):
+            ourselves = self._tell_people if isinstance(act.call, Notify) else self._put_aside
+            return await ourselves(case, act)
         hands = self._hands.get((act.call.platform, act.call.instance))
         platform = PLATFORMS[act.call.platform]
         talk = platform.ask(act.call)
@@ -106,6 +110,8 @@ class Carrier:
         talk.close()
         if act.asked is not None:
             return await self._found_out(hands, platform, case, act, act.before)
+        if not act.call.moves_run:
+            return await self._ask(hands, platform, case, act, None)
         state = await self._read(hands, platform, act.call)
         if not isinstance(state, RunState):
             return self._unread(act, state)
@@ -116,7 +122,7 @@ class Carrier:
             return Settled(ActState.DROPPED, why, None)
         return await self._ask(hands, platform, case, act, state)
 
-    async def _ask(self, hands: Hands, platform: Platform, case: Case, act: Act, before: RunState) -> Ended:
+    async def _ask(self, hands: Hands, platform: Platform, case: Case, act: Act, before: RunState | None) -> Ended:
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
         if not await self._book.asking(case, act, before):
@@ -189,14 +195,24 @@ class Carrier:
     async def _read(self, hands: Hands, platform: Platform, call: Call) -> RunState | Refused | Unavailable | Ambiguous:
         return await hands.hold(platform.look(call), call.repository)
 
-    async def _tell_people(self, case: Case, act: Act, call: Notify) -> Ended:
+    async def _put_aside(self, case: Case, act: Act) -> Ended:
+        """Nobody is asked for it: it is a row of our own, which is there once however often it is written."""
+        if self._stopped():
+            return Later(Why.STOPPED, _STOPPED_SECONDS)
+        if act.asked is None and not await self._book.asking(case, act, None):
+            return None
+        assert isinstance(act.call, Quarantine)
+        return Settled(ActState.DONE, None, await self._set_aside(case, act.call))
+
+    async def _tell_people(self, case: Case, act: Act) -> Ended:
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
         if act.asked is not None:
             return Settled(ActState.UNKNOWN, Why.UNKNOWN, None)  # said twice is worse than perhaps not said
         if not await self._book.asking(case, act, None):
             return None
-        result = await self._notify(call)
+        assert isinstance(act.call, Notify)
+        result = await self._notify(act.call)
         match result:
             case Done():
                 return Settled(ActState.DONE, None, result)

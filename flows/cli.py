@@ -32,6 +32,7 @@ from flows import (
     policy_check,
     publish,
     recorded,
+    quarantine_commands,
     rulebook_commands,
     rulebooks,
     servers,
@@ -75,6 +76,7 @@ app.meta.default_parameter = PLAIN
 app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(quarantine_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
 app.command(explain_commands.explain)

@@ -286,6 +286,14 @@ class Api(Section):
         return private
 
 
+class Notify(Section):
+    """Whom healers tell what only people can mend: see flows/notifying.py."""
+
+    urls: Annotated[list[Secret], Listed] = []  # of Apprise
+    timeout: Duration = timedelta(seconds=10)
+    most_per_subject_an_hour: Annotated[int, Field(ge=1, le=60)] = 2  # of one finding, by one healer
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -316,6 +324,7 @@ class Retention(Section):
     detector_faults: Days = 90
     incidents: Days = 365
     act_outcomes: Days = 400
+    quarantines: Days = 400
 
 
 class Logging(Section):
@@ -340,6 +349,7 @@ class Settings(BaseSettings):
     logs: Logs = Logs()
     archive: Archive = Archive()
     act: Act = Act()
+    notify: Notify = Notify()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

@@ -12,7 +12,8 @@ most, with its calls ready for whoever approves.
 
 What is done is one of analytics/actions: the one that the signature of a failed job names, where the platform can and
 the policy has not turned it off, else a plain rerun, of the jobs where the platform takes jobs and of what failed of
-the run where it does not. A rule about a plain rerun is for those too that are one and something besides.
+the run where it does not. To rules it goes by its own name and by those of its calls, so that who forbids a rerun
+forbids a delayed one too.
 
 What is done may have to wait: `not_before_ms` is the end of what failed, and then `backoff_seconds`, longer with each
 try, and up to a quarter more by the case's id, so that what failed together does not come back together. After what
@@ -28,7 +29,8 @@ import msgspec
 
 from analytics.actions.action import FAILURE, Action, healing
 from analytics.actions.action import Case as Asked
-from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, of_all
+from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, names_of, of_all
+from models.records.calls import Call
 from models.records.event import Outcome, PlatformName, case_id
 from models.records.outputs import Reason, Verdict
 
@@ -134,6 +136,7 @@ class Chosen(NamedTuple):
 
     action: Action | None
     names: str  # as rules are asked about it
+    calls: tuple[Call, ...]
     asked: Asked
 
 
@@ -168,11 +171,12 @@ def choose(case: CaseView, jobs: _Jobs, policy: Policy) -> Chosen:
         tuple([job.job_id for job in jobs]),
         wanted,
     )
-    able = [action for action in healing(FAILURE) if case.platform in action.platforms and action.fits(asked)]
+    able = (action for action in healing(FAILURE) if case.platform in action.platforms and action.fits(asked))
     action = next((action for action in able if policy.allows(action.name)), None)
-    names = [action.name] if action is not None else []
-    names += [able[-1].name] if able else []
-    return Chosen(action, " ".join(dict.fromkeys((*names, action_for(case, jobs)))), asked)
+    if action is None:
+        return Chosen(None, action_for(case, jobs), (), asked)
+    calls = action.calls(asked)
+    return Chosen(action, names_of(action.name, calls), calls, asked)
 
 
 def _weigh(case: CaseView, job: FailedJob, policy: Policy, chosen: Chosen) -> _Weighed:
@@ -236,7 +240,7 @@ def _go_ahead(case: CaseView, jobs: _Jobs, chosen: Chosen, weighed: Sequence[_We
         worst.signature,
         worst.score,
         chosen.action.name,
-        tuple(msgspec.to_builtins(call) for call in chosen.action.calls(chosen.asked)),
+        tuple(msgspec.to_builtins(call) for call in chosen.calls),
         not_before_ms=_end_ms(case, weighed, alone=chosen.asked.alone)
         + _wait_ms(case, _tries(case, jobs), terms, outage=chosen.action.waits),
     )

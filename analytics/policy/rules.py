@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from analytics.policy.glob import Glob, glob
+from models.records.calls import Call
 
 Mode = Literal["observe", "suggest", "act"]
 Forks = Literal["never", "approval"]
@@ -67,7 +68,7 @@ class Subject(NamedTuple):
     job: str | None
     signature: str | None
     category: str | None
-    action: str  # its names, with blanks between: a delayed rerun of a job is "delayed_rerun rerun_job"
+    action: str  # its names, as `names_of` has them
 
 
 _NONE: Final = frozenset({"workflow", "signature", "category"})
@@ -152,6 +153,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What holds after it, as rule `number`, where `terms` held before; `sure` is whether it is for this job."""
         after = terms._replace(**self.sets, rules=(*terms.rules, number))
         return after if sure else strictest(terms, after)
+
+
+def names_of(action: str, calls: Iterable[Call]) -> str:
+    """The names by which rules know an action: its own and those of its calls."""
+    return " ".join(dict.fromkeys((action, *[call.name for call in calls])))
 
 
 def patterns_of(when: When, name: str) -> tuple[str, ...] | None:

@@ -31,13 +31,14 @@ CREATE TABLE guard.quarantines (
     why           text NOT NULL,
     begun_by      text NOT NULL,
     begun_at      timestamptz NOT NULL,
+    written_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at    timestamptz NOT NULL,
     released_at   timestamptz,
     why_released  text,
     released_by   text
 );
 CREATE INDEX quarantines_case ON guard.quarantines (case_id);
-CREATE INDEX quarantines_begun ON guard.quarantines (begun_at);
+CREATE INDEX quarantines_written ON guard.quarantines (written_at);
 COMMENT ON TABLE guard.quarantines IS 'Flaky jobs and tests that are set aside: their failures are not run again and alarm nobody.';
 COMMENT ON COLUMN guard.quarantines.test IS 'The one test of the job; NULL: all of it.';
 COMMENT ON COLUMN guard.quarantines.owner IS 'Who is to mend it; empty: nobody was named.';
