@@ -36,7 +36,16 @@ def quarantine_list(*, over: bool = False, json: bool = False, context: In) -> N
     if json:
         answer(to_json(rows))
         return
-    names = ("decision_id", "repository", "workflow", "job_name", "test", "owner", "begun_by", "expires_at")
+    names: tuple[str, ...] = (
+        "decision_id",
+        "repository",
+        "workflow",
+        "job_name",
+        "test",
+        "owner",
+        "begun_by",
+        "expires_at",
+    )
     names += ("released_at", "why_released") if over else ()
     columns = ("id", "repository", "workflow", "job", "test", "owner", "begun by", "expires", "released", "why")
     show([table("quarantines", columns[: len(names)], ([row[name] for name in names] for row in rows))])
