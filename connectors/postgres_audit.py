@@ -35,7 +35,13 @@ RECORD: Final = "INSERT INTO guard.audit (actor, what, subject, detail) VALUES (
 MOST_ROWS: Final = 5000
 """Of one seal: so many are in memory at once."""
 
-_ALONE: Final = "SELECT pg_advisory_xact_lock(1735745906, 13)"  # guard.enter_audit has it shared
+_HORIZON: Final = """
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = '250ms';
+SELECT pg_advisory_xact_lock(1735745906, 13); -- guard.enter_audit has it shared
+SELECT coalesce(max(audit_id), 0) FROM guard.audit;
+COMMIT
+"""
 _SEALING: Final = "SELECT pg_advisory_xact_lock(1735745906, 14)"
 _COMMITTED: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # what is seen is as of each statement
 _LINES: Final = "SELECT line FROM guard.audit_seals ORDER BY seal_id"
@@ -150,12 +156,18 @@ def _reached(connection: Connection, held: SealFile) -> int:
 
 
 def _horizon(connection: Connection) -> int:
-    """The highest number among rows of which no lower one is still to come."""
-    with connection.transaction():
-        connection.execute(_COMMITTED)
-        connection.execute("SET LOCAL lock_timeout = '250ms'")
-        connection.execute(_ALONE)
-        row = connection.execute("SELECT coalesce(max(audit_id), 0) FROM guard.audit").fetchone()
+    """The highest number among rows of which no lower one is still to come.
+
+    All of it is one message to the server, so that no writer waits for the network, or for a sealer that was cut off.
+    """
+    try:
+        cursor = connection.execute(_HORIZON, prepare=False)
+        for _begin_set_lock in range(3):
+            cursor.nextset()
+        row = cursor.fetchone()
+    except psycopg.Error:
+        connection.rollback()
+        raise
     return row[0] if row else 0
 
 
