@@ -117,13 +117,16 @@ def seal(connection: Connection, file: Path | None, now: datetime) -> Sealed:
     The table is written first: a crash between the two leaves a file that lacks a seal, which it gets the next time.
 
     Raises:
-        Refused: the last seal in `file` is not in the table: one of them was changed.
+        Refused: the last seal in `file` is not in the table: one of them was changed. Or the server says no.
         Unavailable: the server is away or a lock was not had in time, or the file cannot be written.
     """
-    if file is None:
-        return _seal(connection, None, now)
-    with adding(file) as held:
-        return _seal(connection, held, now)
+    try:
+        if file is None:
+            return _seal(connection, None, now)
+        with adding(file) as held:
+            return _seal(connection, held, now)
+    except psycopg.Error as error:
+        raise Refused(f"PostgreSQL: {str(error).strip()}") from error
 
 
 def _seal(connection: Connection, held: SealFile | None, now: datetime) -> Sealed:
@@ -173,8 +176,10 @@ def _horizon(connection: Connection) -> int:
 
 def _made(connection: Connection, through: int, now: datetime) -> Iterator[Seal]:
     """New seals, each written, up to the row `through`."""
-    row = connection.execute("SELECT line FROM guard.audit_seals ORDER BY seal_id DESC LIMIT 1").fetchone()
-    last = _readable(row[0], "the last row of guard.audit_seals") if row else None
+    row = connection.execute("SELECT seal_id, line FROM guard.audit_seals ORDER BY seal_id DESC LIMIT 1").fetchone()
+    last = _readable(row[1], "the last row of guard.audit_seals") if row else None
+    if row and last and row[0] != last.number:
+        raise Refused("the last row of guard.audit_seals was changed; `guard audit verify` tells what else")
     after = last.through if last else _BEFORE_ALL
     with _streamed(connection, "new_rows", _NEW_ROWS, [after, through]) as found:
         while rows := found.fetchmany(MOST_ROWS):
