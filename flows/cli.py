@@ -35,6 +35,7 @@ from flows import (
     publish,
     reconcile_commands,
     recorded,
+    report_commands,
     rulebook_commands,
     rulebooks,
     servers,
@@ -79,6 +80,7 @@ app.meta.default_parameter = PLAIN
 app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(report_commands.report_, name="report")
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
 app.command(reconcile_commands.reconcile)
