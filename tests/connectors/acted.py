@@ -13,7 +13,8 @@ _INSERT = """
 INSERT INTO guard.acts (act_id, case_id, decision_id, platform, instance, repository, pipeline_id, workflow_id, attempt,
     target, action, origin, call, state, probe, signature, commit_sha, jobs, minutes, budgets, healer, fence, asked_at)
 VALUES (%(act_id)s, %(case_id)s, gen_random_uuid(), 'github', 'github.com', %(repository)s, %(pipeline_id)s, '', 1,
-    'run', %(action)s, %(pipeline_id)s, '{}', %(state)s, false, %(signature)s, %(commit_sha)s, %(jobs)s, %(minutes)s, '[]', 'h', 1,
+    'run', %(action)s, %(pipeline_id)s, '{}', %(state)s, false, %(signature)s, %(commit_sha)s, %(jobs)s, %(minutes)s,
+    '[]', 'h', 1,
     %(asked_at)s)
 """
 
