@@ -11,7 +11,7 @@ The file is what is believed, the table is what is at hand: each machine's file 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, zip_longest
@@ -44,10 +44,13 @@ SELECT audit_id, extract(epoch FROM at)::text, actor, what, subject, detail::tex
 """
 _NEW_ROWS: Final = """
 SELECT audit_id, extract(epoch FROM at)::text, actor, what, subject, detail::text FROM guard.audit
-WHERE (%(after)s::bigint IS NULL OR audit_id > %(after)s) AND audit_id <= %(through)s
-ORDER BY audit_id LIMIT %(most)s
+WHERE audit_id > %s AND audit_id <= %s ORDER BY audit_id
+"""
+_SEAL: Final = """
+INSERT INTO guard.audit_seals (seal_id, sealed_at, through, rows, digest, line) VALUES (%s, %s, %s, %s, %s, %s)
 """
 
+_BEFORE_ALL: Final = -(1 << 63)
 _OFF: Final = """
 SELECT must.on_table, must.name
 FROM (VALUES ('guard.audit', 'append_only'), ('guard.audit', 'enter_audit'), ('guard.audit_seals', 'append_only'))
@@ -160,14 +163,12 @@ def _made(connection: Connection, through: int, now: datetime) -> Iterator[Seal]
     """New seals, each written, up to the row `through`."""
     row = connection.execute("SELECT line FROM guard.audit_seals ORDER BY seal_id DESC LIMIT 1").fetchone()
     last = _readable(row[0], "the last row of guard.audit_seals") if row else None
-    while rows := _rows(connection, last.through if last else None, through):
-        last = seal_rows(last, rows, now.isoformat(timespec="milliseconds"))
-        connection.execute(
-            "INSERT INTO guard.audit_seals (seal_id, sealed_at, through, rows, digest, line)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            [last.number, now, last.through, last.rows, last.digest, line_of(last)],
-        )
-        yield last
+    after = last.through if last else _BEFORE_ALL
+    with _streamed(connection, "new_rows", _NEW_ROWS, [after, through]) as found:
+        while rows := found.fetchmany(MOST_ROWS):
+            last = seal_rows(last, [AuditRow(*row) for row in rows], now.isoformat(timespec="milliseconds"))
+            connection.execute(_SEAL, [last.number, now, last.through, last.rows, last.digest, line_of(last)])
+            yield last
 
 
 def _readable(line: str, what: str) -> Seal:
@@ -175,11 +176,6 @@ def _readable(line: str, what: str) -> Seal:
         return read_line(line)
     except MalformedPayload as error:
         raise Refused(f"{what}: {error}") from None
-
-
-def _rows(connection: Connection, after: int | None, through: int) -> list[AuditRow]:
-    found = connection.execute(_NEW_ROWS, {"after": after, "through": through, "most": MOST_ROWS})
-    return [AuditRow(*row) for row in found]
 
 
 # --- verifying
@@ -198,11 +194,8 @@ def verify(connection: Connection, file: Path | None) -> Verified:
         with _streamed(connection, "lines", _LINES) as lines, _streamed(connection, "rows", _ROWS) as rows:
             judge = _Judge(AuditRow(*row) for row in rows)
             judge.judge((line for (line,) in lines), file)
-        through = judge.last.through if judge.last else None
-        left = connection.execute(
-            "SELECT count(*) FROM guard.audit WHERE %(after)s::bigint IS NULL OR audit_id > %(after)s",
-            {"after": through},
-        ).fetchone()
+        through = judge.last.through if judge.last else _BEFORE_ALL
+        left = connection.execute("SELECT count(*) FROM guard.audit WHERE audit_id > %s", [through]).fetchone()
         off = [Fault("trigger", None, f"{table} is not guarded: {name} is off") for table, name in _off(connection)]
     return Verified(judge.seals, judge.rows, left[0] if left else 0, (*judge.faults, *off))
 
@@ -273,7 +266,9 @@ class _Judge:
 
 
 @contextmanager
-def _streamed(connection: Connection, name: str, query: LiteralString) -> Iterator[psycopg.ServerCursor[Any]]:
+def _streamed(
+    connection: Connection, name: str, query: LiteralString, given: Sequence[object] = ()
+) -> Iterator[psycopg.ServerCursor[Any]]:
     with connection.cursor(name=f"audit_{name}") as cursor:
         cursor.itersize = 2000
-        yield cursor.execute(query)
+        yield cursor.execute(query, given)

@@ -92,9 +92,10 @@ def redeliveries_due(connection: Connection, hook: HookName, at: datetime, *, mo
     return [Redelivery(guid, int(delivery_id), tries) for guid, delivery_id, tries in rows]
 
 
-def note_redelivery(connection: Connection, hook: HookName, guid: str, *, tries: int, next_at: datetime) -> None:
-    """Remember that a delivery is asked for again: before it is, so that nothing is asked for twice."""
-    connection.execute(_ASKED, [tries, next_at, *hook, guid])
+def claim_redelivery(connection: Connection, hook: HookName, one: Redelivery, *, tries: int, next_at: datetime) -> bool:
+    """Write down that `one` is asked for again, before it is; False where somebody else has done so meanwhile."""
+    done = connection.execute(_CLAIM, [tries, next_at, *hook, one.guid, one.tries])
+    return done.rowcount == 1
 
 
 _SEEN = """
@@ -130,7 +131,7 @@ _DUE = """
 SELECT guid, delivery_id, tries FROM guard.redeliveries
 WHERE platform = %s AND instance = %s AND hook = %s AND next_at <= %s AND tries < %s ORDER BY delivery_id
 """
-_ASKED = """
+_CLAIM = """
 UPDATE guard.redeliveries SET tries = %s, next_at = %s
-WHERE platform = %s AND instance = %s AND hook = %s AND guid = %s
+WHERE platform = %s AND instance = %s AND hook = %s AND guid = %s AND tries = %s
 """

@@ -20,7 +20,8 @@ import msgspec
 import structlog
 
 from analytics.guards import Limits
-from connectors import metrics, postgres_audit
+from analytics.policy.rules import Policy
+from connectors import metrics, postgres_audit, postgres_quarantines
 from connectors.delivery import Delivery
 from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
@@ -31,13 +32,14 @@ from flows.books import Books
 from flows.carrying import Carrier
 from flows.claiming import Claimer
 from flows.healer import Healer
+from flows.notifying import channels_of
 from flows.operating import operator_app
 from flows.rulebooks import configured as configured_rulebook
 from flows.serving import all_until, server
 from flows.settings import Settings
 from flows.stopping import Switch
 from models.records.acted import Acted
-from models.records.calls import Notify, Refusal, Refused, Result
+from models.records.calls import Done, Quarantine, Result
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import GuardError
 from models.records.event import shard_of
@@ -71,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands, act = actable(settings), settings.act
+    hands, act, channels = actable(settings), settings.act, channels_of(settings)
     metrics.expose("act", version=version("pipeline-guard"))
     served = metrics.serve(act.metrics_host, act.metrics_port + number)
     name = f"{socket.gethostname()}:{act.metrics_port + number}"
@@ -79,14 +81,25 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     books = Books(url, name=name, lease_seconds=act.lease.total_seconds())
     appender = Appender(settings.redis.url.get_secret_value())
     switch = Switch(act.stop_file, url, healer=name)
+
+    def stopped() -> bool:
+        return switch.stopped() is not None
+
     healer = Healer(
         books,
         name=name,
         url=url,
-        claimer=partial(_claimer, settings, name),
-        carrier=Carrier(books, hands, notify=_nobody, stopped=lambda: switch.stopped() is not None, draw=random.random),
+        claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
+        carrier=Carrier(
+            books,
+            hands,
+            notify=channels.notify,
+            set_aside=partial(_set_aside, books, name),
+            stopped=stopped,
+            draw=random.random,
+        ),
         rules=rules_of(settings),
-        stopped=lambda: switch.stopped() is not None,
+        stopped=stopped,
         tell=partial(_tell, appender),
         concurrency=act.concurrency,
     )
@@ -119,12 +132,12 @@ def _sealed(url: str, file: Path | None) -> None:
         postgres_audit.seal(connection, file, datetime.now(UTC))
 
 
-def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
+def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> Claimer:
     return Claimer(
         ledger,
         healer=name,
         limits=limits_of(settings),
-        policy=configured_rulebook(settings).policy,
+        policy=policy,
         approver=partial(_said_always, ledger),
         lease_seconds=settings.act.lease.total_seconds(),
         proposal_seconds=settings.act.proposals_expire.total_seconds(),
@@ -135,7 +148,7 @@ def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
 def limits_of(settings: Settings) -> Limits:
     """What may be done at most, as the settings say."""
     given = settings.act.limits.model_dump()
-    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "stale")}
+    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "crowd", "stale")}
     return Limits(**given, **seconds)
 
 
@@ -146,18 +159,25 @@ def rules_of(settings: Settings) -> HoldRules:
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
-    """Make an outcome durable on its shard, once: it is marked with its act.
+    """Make an outcome durable on its shard, once: it is marked with its act, and with what came of that.
 
     Raises:
         Unavailable: it is not known to be there.
     """
     entry = Entry(Kind.OUTCOME, Encoding.JSON, time.time_ns() // 1_000_000, msgspec.json.encode(acted))
     shard = shard_of(acted.instance, acted.repository)
-    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
+    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id} {acted.result}"),)))
 
 
-async def _nobody(_call: Notify) -> Result:
-    return Refused(Refusal.IMPOSSIBLE, "nobody is to be notified: no [notify] is set")
+async def _set_aside(books: Books, name: str, case: Case, call: Quarantine) -> Result:
+    """Write down that a job is in quarantine."""
+    by = case.approved_by or f"healer {name}"
+    await books.insist(
+        lambda ledger: postgres_quarantines.begin(
+            ledger.connection, call, decision_id=case.decision_id, case_id=case.case_id, begun_by=by
+        )
+    )
+    return Done()
 
 
 async def _said_always(ledger: Ledger, case: Case) -> str | None:

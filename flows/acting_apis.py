@@ -173,13 +173,12 @@ async def check_rights(
         for *_, repository in found:
             if way in hands:
                 one = hands[way]
-                lines += lacked(one.name, repository, await one.rights(repository, calls))
+                lines += lacked(f"platforms.{one.name}.act_credential", repository, await one.rights(repository, calls))
     return lines
 
 
-def lacked(name: str, repository: str, rights: Rights | Stop) -> list[str]:
-    """What the act_credential of `platforms.name` lacks in `repository`, in words for who set it up."""
-    key = f"platforms.{name}.act_credential"
+def lacked(key: str, repository: str, rights: Rights | Stop) -> list[str]:
+    """What the credential under `key` of the settings lacks in `repository`, in words for who set it up."""
     if isinstance(rights, Rights):
         return [f"{key}: lacks {missing}, in {repository}" for missing in rights.missing]
     if isinstance(rights, Refused):

@@ -14,12 +14,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis
 import structlog
@@ -40,11 +40,12 @@ from flows.log_reading import Clocks
 from flows.reconcile_hooks import Hooks, visit_all
 from flows.reconcile_runs import SILENT_LOOKS, Budget, Look, Looking, Times
 from flows.settings import Settings
-from models.records.calls import Refused
+from models.records.calls import Refusal, Refused
 from models.records.errors import ConfigError, Unavailable
 
 _SEEN_OF_LATE: Final = timedelta(days=14)
 _HEAR_EVERY: Final = timedelta(minutes=1)
+_NOW: Final = timedelta()
 _NEVER: Final = datetime.fromtimestamp(0, UTC)
 _WATCH_SECONDS: Final = 5.0
 _AWAY_SECONDS: Final = 30.0  # without a heartbeat
@@ -140,7 +141,7 @@ def open_reconciler(settings: Settings, clocks: Clocks = _CLOCKS) -> Reconciler:
     url, window = settings.redis.url.get_secret_value(), settings.redis.duplicate_window
     appender = Appender(url, ttl_ms=window // timedelta(milliseconds=1))
     memory = Archive(settings.postgres.url.get_secret_value(), clock=clocks.monotonic, name="guard reconcile")
-    doors = _doors(settings, clocks)
+    doors = reading_doors(settings, clocks)
     chosen = settings.reconcile
     times = Times(chosen.overlap, chosen.grace, chosen.lookback, max(window - _MARGIN, window / 2))
     return Reconciler(
@@ -167,8 +168,8 @@ def _hooks(settings: Settings) -> list[HookName]:
     return [HookName(api.platform, api.instance, hook) for api in settings.platforms.values() for hook in api.hooks]
 
 
-def _doors(settings: Settings, clocks: Clocks) -> dict[Way, Door]:
-    """A door to each instance that can be read, opened with what reads."""
+def reading_doors(settings: Settings, clocks: Clocks) -> dict[Way, Door]:
+    """A door to each instance that can be read, opened with what reads; each must be closed."""
     doors: dict[Way, Door] = {}
     for name, api in readable(settings):
         headers: Mapping[str, str] = {}
@@ -194,10 +195,12 @@ class Reconciler:
     client: redis.Redis
     budgets: Mapping[Way, Budget]
     clocks: Clocks
+    at_once: int = 4  # repositories of an instance
     away: bool = False  # no receiver was heard of when last listened for
     last_away: datetime = field(init=False)  # nobody's webhook is blamed for what was missing before
     _places: set[Place] = field(default_factory=set, init=False)  # heard of late
     _heard_at: datetime | None = field(default=None, init=False)
+    _gone: frozenset[Place] = field(default=frozenset(), init=False)  # of which their platform knows nothing
 
     def __post_init__(self) -> None:
         self.last_away = self._now()  # who knows what was before
@@ -256,12 +259,7 @@ class Reconciler:
         due.sort(key=lambda place: (known[place].looked_at if place in known else _NEVER, place))
         start = now - since if since is not None else None
         asking = (self._look_at(way, [p for p in due if p[:2] == way], known, since=start) for way in self.doors)
-        results = await asyncio.gather(*asking, return_exceptions=True)
-        looks: list[Look] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            looks += result
+        looks = await _all_of(asking)
         known |= {look.place: look.reconciled for look in looks}
         self._tell({place: look for place, look in known.items() if place in places}, now)
         return Round(looks, len(due) - len(looks))
@@ -280,29 +278,41 @@ class Reconciler:
     async def _look_at(
         self, way: Way, due: Sequence[Place], known: Mapping[Place, Reconciled], *, since: datetime | None
     ) -> list[Look]:
-        """Look at the places of one instance, one after the other, until it wants to be left alone."""
+        """Look at the places of one instance, a few at once, until it wants to be left alone."""
         looks: list[Look] = []
-        budget = self.budgets[way]
-        for place in due:
-            if budget.spent(self.clocks.monotonic()):
-                _log.info("an instance was asked enough for now", api=self.doors[way].name, left=len(due) - len(looks))
-                break
-            look = await self.looking.look(place, known.get(place), budget, since=since, last_away=self.last_away)
-            await self.memory.do(partial(note, place=place, look=look.reconciled))
-            looks.append(look)
-            if look.reconciled.found:
-                _log.warning("events were missing", repository=place.repository, found=look.reconciled.found)
-            if look.stop is not None and not isinstance(look.stop, Refused):
-                _log.warning("a platform does not tell what happened", api=self.doors[way].name, why=look.stop.why)
-                break
+        budget, door, waiting = self.budgets[way], self.doors[way], iter(due)
+
+        async def one_after_the_other() -> None:
+            for place in waiting:
+                if door.is_shut() or budget.spent(self.clocks.monotonic()):
+                    return
+                look = await self.looking.look(place, known.get(place), budget, since=since, last_away=self.last_away)
+                await self.memory.do(partial(note, place=place, look=look.reconciled))
+                looks.append(look)
+                self._note(look)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.at_once):
+                group.create_task(one_after_the_other())
         return looks
+
+    def _note(self, look: Look) -> None:
+        repository, found, why = look.place.repository, look.reconciled.found, look.reconciled.why
+        if found:
+            _log.warning("events were missing", repository=repository, found=found)
+        if why is not None:
+            _log.warning("a platform does not tell what happened", repository=repository, why=why)
+        gone = isinstance(look.stop, Refused) and look.stop.refusal is Refusal.NOT_FOUND
+        self._gone = self._gone | {look.place} if gone else self._gone - {look.place}
 
     def _tell(self, known: Mapping[Place, Reconciled], now: datetime) -> None:
         for way, door in self.doors.items():
-            own = [look for place, look in known.items() if place[:2] == way]
-            behind = max((now - look.read_until for look in own), default=timedelta())
+            own = {place: look for place, look in known.items() if place[:2] == way}
+            behind = max(
+                (now - look.read_until for place, look in own.items() if place not in self._gone), default=_NOW
+            )
             metrics.guard_reconcile_behind_seconds(api=door.name).set(behind.total_seconds())
-            silent = sum(look.missed_looks >= SILENT_LOOKS for look in own)
+            silent = sum(look.missed_looks >= SILENT_LOOKS for look in own.values())
             metrics.guard_hooks_silent(api=door.name).set(silent)
 
     async def visit_hooks(self) -> None:
@@ -318,6 +328,18 @@ class Reconciler:
         await self.appender.close()
         self.memory.close()
         self.client.close()
+
+
+async def _all_of(asking: Iterable[Coroutine[Any, Any, list[Look]]]) -> list[Look]:
+    """All looks, once all have ended; the first of what was raised."""
+    looks: list[Look] = []
+    for result in await asyncio.gather(*asking, return_exceptions=True):
+        if isinstance(result, BaseExceptionGroup):
+            raise result.exceptions[0]
+        if isinstance(result, BaseException):
+            raise result
+        looks += result
+    return looks
 
 
 def _is_due(known: Reconciled | None, now: datetime, interval_seconds: float | None) -> bool:

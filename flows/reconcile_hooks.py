@@ -19,16 +19,16 @@ from connectors.platforms.past import Hook, Undelivered, iso
 from connectors.postgres_reconcile import (
     HookName,
     Redelivery,
+    claim_redelivery,
     hook_read_until,
     note_deliveries,
     note_hook,
-    note_redelivery,
     redeliveries_due,
 )
 from flows.acting_apis import Hands, Way
 from flows.log_passing import Archive
 from flows.log_reading import Clocks
-from models.records.calls import Ambiguous, Done, Refused, Unavailable
+from models.records.calls import Ambiguous, Refused, Unavailable
 from models.records.errors import Unavailable as Away
 
 MOST_TRIES: Final = 5
@@ -102,17 +102,21 @@ class Hooks:
         asking = PLATFORMS[name.platform].redeliver(name.hook, one.delivery_id)
         assert asking is not None
         tries, wait = one.tries + 1, _FIRST_PAUSE * _FACTOR**one.tries
-        remember = partial(note_redelivery, hook=name, guid=one.guid)
-        await self._memory.do(partial(remember, tries=tries, next_at=now + wait))
+        claimed = one._replace(tries=tries)
+        if not await self._memory.do(partial(claim_redelivery, hook=name, one=one, tries=tries, next_at=now + wait)):
+            asking.close()
+            return True  # somebody else asks for it
         ended = await hands.hold_hook(asking, name.hook)
         if isinstance(ended, Unavailable):  # nothing was asked: it counts as no try
             again = now + max(timedelta(seconds=ended.retry_after or 0), _FIRST_PAUSE)
-            await self._memory.do(partial(remember, tries=one.tries, next_at=again))
+            change = partial(claim_redelivery, hook=name, one=claimed, tries=one.tries, next_at=again)
+            await self._memory.do(change)
             return False
-        outcome: metrics.Redelivered = "asked" if isinstance(ended, Done | Ambiguous) else "refused"
         if isinstance(ended, Refused):
+            change = partial(claim_redelivery, hook=name, one=claimed, tries=MOST_TRIES, next_at=now + wait)
+            await self._memory.do(change)
             tries = MOST_TRIES
-            await self._memory.do(partial(remember, tries=tries, next_at=now + wait))
+        outcome: metrics.Redelivered = "refused" if isinstance(ended, Refused) else "asked"
         metrics.guard_redeliveries_total(api=hands.name, outcome=outcome).inc()
         if tries >= MOST_TRIES:
             metrics.guard_redeliveries_total(api=hands.name, outcome="gave_up").inc()

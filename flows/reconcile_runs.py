@@ -120,8 +120,9 @@ class Looking:
             missed = self._missed(place, missed, events, found)
         self._ours[place] = frozenset(found) | (self._ours.get(place, frozenset()) & events.keys())
         self._count(door.name, found=len(found), known=len(events) - len(found), unreadable=told.unreadable)
-        until = max(ripe, start)
-        return Look(place, Reconciled(until, now, len(found), missed), len(events) - len(found), told.unreadable)
+        why = "more happened than the platform lists" if told.cut else None
+        done = Reconciled(max(ripe, start), now, len(found), missed, why)
+        return Look(place, done, len(events) - len(found), told.unreadable)
 
     def _start(self, before: Reconciled | None, now: datetime, since: datetime | None) -> datetime:
         if since is None:

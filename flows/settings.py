@@ -205,6 +205,8 @@ class ActLimits(Section):
     most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
     least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
     cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    crowd_repositories: Count = 5  # with one cause within `crowd`: their reruns wait, as in an incident
+    crowd: Duration = timedelta(minutes=5)
     stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
 
 
@@ -321,6 +323,14 @@ class Act(Section):
         return people
 
 
+class Notify(Section):
+    """Whom healers tell what only people can mend: see flows/notifying.py."""
+
+    urls: Annotated[list[Secret], Listed] = []  # of Apprise
+    timeout: Duration = timedelta(seconds=10)
+    most_per_subject_an_hour: Annotated[int, Field(ge=1, le=60)] = 2  # of one finding, by one healer
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -366,6 +376,7 @@ class Retention(Section):
     reconciled: Days = 90
     hooks: Days = 90
     redeliveries: Days = 7
+    quarantines: Days = 400
 
 
 class Logging(Section):
@@ -391,6 +402,7 @@ class Settings(BaseSettings):
     archive: Archive = Archive()
     act: Act = Act()
     reconcile: Reconcile = Reconcile()
+    notify: Notify = Notify()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

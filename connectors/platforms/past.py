@@ -22,10 +22,11 @@ LONGEST_RUN: Final = timedelta(days=1)
 
 
 class Recent(NamedTuple):
-    """What happened of late; `unreadable` counts what could not be read."""
+    """What happened of late; `unreadable` counts what could not be read. `cut`: there was more than is listed."""
 
     events: list[Event]
     unreadable: int
+    cut: bool = False
 
 
 class Hook(NamedTuple):
@@ -64,6 +65,7 @@ class Gathering:
         self._read = read
         self._events: list[Event] = []
         self._unreadable = 0
+        self.cut = False  # there was more than is listed
 
     def take(self, kind: str, body: dict[str, object]) -> None:
         """Read a webhook of `kind` whose body would be `body`."""
@@ -74,7 +76,11 @@ class Gathering:
 
     def all(self) -> Recent:
         """What was read."""
-        return Recent(self._events, self._unreadable)
+        return Recent(self._events, self._unreadable, self.cut)
+
+
+MOST_LISTED: Final = 10_000
+"""So many runs of a repository are looked at, the newest."""
 
 
 def is_before(thing: Fields, since: datetime, *keys: str) -> bool:

@@ -319,6 +319,9 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "detector_faults": 0,
         "incidents": 0,
         "act_outcomes": 0,
+        "reconciled": 0,
+        "hooks": 0,
+        "redeliveries": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)

@@ -248,7 +248,7 @@ def test_places_are_looked_at_when_they_are_due_and_the_least_recent_first(
 
 def test_an_instance_is_asked_no_more_than_it_may_be(lab: Lab, redis_url: str, database: str) -> None:
     async def what(one: Reconciler) -> list[tuple[int, int]]:
-        told = []
+        told, one.at_once = [], 1
         for _ in range(30):
             done = await one.round(since=timedelta(hours=5), interval_seconds=10**6)
             told.append((len(done.looks), done.left))
@@ -289,9 +289,13 @@ def test_a_platform_that_is_away_is_left_alone_and_one_that_refuses_is_asked_on(
         assert {look.reconciled.why for look in done.unread} == {"HTTP 401: Bad credentials"}
         lab.api._credentials = CREDENTIALS
         lab.api._limits = {"github": (0, 60.0)}
-        done = run(lambda one: one.round())
-        assert len(done.looks) == 1
-        assert done.left == 3
+
+        async def one_by_one(one: Reconciler) -> Any:
+            one.at_once = 1
+            return await one.round()
+
+        done = run(one_by_one)
+        assert (len(done.looks), done.left) == (1, 3)
     with connect(database) as connection:
         assert {look.found for look in reconciled(connection).values()} == {0}
 
@@ -443,6 +447,19 @@ def test_what_nobody_took_is_asked_for_once_and_then_left_alone(lab: Lab, redis_
     assert sender.asked == ["b", "c"]
     with connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM guard.redeliveries").fetchone() == (0,)
+
+
+def test_two_reconcilers_ask_for_it_once(lab: Lab, redis_url: str, database: str) -> None:
+    name, hook = hooked(lab)
+    sender = Sender(lab, name, statuses={f"g{i}": 0 for i in range(20)})
+
+    async def what(one: Reconciler) -> None:
+        await asyncio.gather(*(one.visit_hooks() for _ in range(4)))
+
+    with at_work(lab, redis_url, database, hooks={"hub": [hook]}, acting={"hub": "doer"}) as run:
+        lab.credentials["github.act"] = "doer"
+        run(what)
+    assert sorted(sender.asked) == sorted(f"g{i}" for i in range(20))
 
 
 def test_what_is_never_taken_is_given_up_later_and_later(lab: Lab, redis_url: str, database: str) -> None:

@@ -338,7 +338,10 @@ def test_the_kinds_of_secret_are_those_that_platforms_verify() -> None:
 
 def test_there_is_a_retention_for_every_table_that_grows() -> None:
     assert set(type(Settings.load({}).retention).model_fields) == (set(ShardOutput._fields) - {"stats", "closed"}) | {
-        "passing_logs"
+        "passing_logs",
+        "reconciled",
+        "hooks",
+        "redeliveries",
     }
 
 

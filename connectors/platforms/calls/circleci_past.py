@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from connectors.platforms.acting import MOST_PAGES, Asking, Send, Talk, answered, conversation
+from connectors.platforms.acting import Asking, Send, Talk, answered, conversation
 from connectors.platforms.asking import segments
 from connectors.platforms.calls.circleci import judge
-from connectors.platforms.past import LONGEST_RUN, Gathering, Read, Recent, is_before
+from connectors.platforms.past import LONGEST_RUN, MOST_LISTED, Gathering, Read, Recent, is_before
 from connectors.platforms.reading import Fields
 
 # The API says more than the webhooks do; what happened must have one name. Other words are no end.
@@ -36,6 +36,7 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
     slug = "/".join(segments(name, "repository", least=3, most=3))
     begun = since - LONGEST_RUN
     pipelines = yield from _items(f"/project/{slug}/pipeline", lambda one: is_before(one, begun, "created_at"))
+    gathering.cut = len(pipelines) >= MOST_LISTED
     for pipeline in pipelines:
         path = f"/pipeline/{_id(pipeline.identity('id'))}/workflow"
         for workflow in (yield from _items(path)):
@@ -83,7 +84,7 @@ def _items(path: str, until: Callable[[Fields], bool] = lambda _: False) -> Aski
     """What is listed at `path`, page by page, down to the first that `until` wants no more of."""
     items: list[Fields] = []
     token: str | None = None
-    for _ in range(MOST_PAGES):
+    while len(items) < MOST_LISTED:
         query = f"?{urlencode({'page-token': token})}" if token else ""
         said = answered((yield Send("GET", f"/api/v2{path}{query}")))
         some = said.each("items")

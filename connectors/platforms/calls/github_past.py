@@ -14,7 +14,18 @@ import msgspec
 from connectors.platforms.acting import MOST_PAGES, PAGE, Acting, Asking, Send, Talk, answered, conversation
 from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.calls.github import ACCEPT, get, judge, repository
-from connectors.platforms.past import LONGEST_RUN, Delivery, Gathering, Hook, Read, Recent, Undelivered, is_before, iso
+from connectors.platforms.past import (
+    LONGEST_RUN,
+    MOST_LISTED,
+    Delivery,
+    Gathering,
+    Hook,
+    Read,
+    Recent,
+    Undelivered,
+    is_before,
+    iso,
+)
 from connectors.platforms.reading import Fields
 from models.records.calls import Done, Result
 from models.records.errors import MalformedPayload
@@ -29,8 +40,7 @@ _UNSENT: Final = frozenset({None, "unused", "active", "OK"})  # words of last_re
 def recent(name: str, since: datetime, read: Read) -> Talk[Recent]:
     """How the runs stand that changed after `since`, with all attempts, and the jobs of those that did not just pass.
 
-    https://docs.github.com/en/rest/actions/workflow-runs#list-workflow-runs-for-a-repository: a thousand at most, by
-    when they were created.
+    https://docs.github.com/en/rest/actions/workflow-runs#list-workflow-runs-for-a-repository: by when they were created
     https://docs.github.com/en/rest/actions/workflow-jobs#list-jobs-for-a-workflow-run
     A run and a job are there what `workflow_run` and `workflow_job` hold.
     """
@@ -40,7 +50,8 @@ def recent(name: str, since: datetime, read: Read) -> Talk[Recent]:
 def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
     gathering, home = Gathering(read), repository(name)
     actions = f"{home}/actions/runs"
-    runs = yield from _listed(actions, "workflow_runs", created=f">={iso(since - LONGEST_RUN)}")
+    runs = yield from _runs(actions, iso(since - LONGEST_RUN))
+    gathering.cut = len(runs) >= MOST_LISTED
     runs = [run for run in runs if run.raw("status") != "completed" or not is_before(run, since, "updated_at")]
     if not runs:
         return gathering.all()
@@ -58,6 +69,20 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
         for job in (yield from _listed(f"{one}/jobs", "jobs", filter="all")):
             gathering.take("workflow_job", {**body, "workflow_job": job})
     return gathering.all()
+
+
+def _runs(actions: str, since: str) -> Asking[list[Fields]]:
+    """The runs created after `since`, the newest first. A thousand are listed, so what is older is asked for anew."""
+    runs: dict[str, Fields] = {}
+    until = ""
+    while len(runs) < MOST_LISTED:
+        some = yield from _listed(actions, "workflow_runs", created=f"{since}..{until}" if until else f">={since}")
+        known = len(runs)
+        runs |= {run.identity("id"): run for run in some}
+        if len(some) < MOST_PAGES * PAGE or len(runs) == known:
+            break
+        until = iso(some[-1].first_time("created_at"))
+    return list(runs.values())
 
 
 def _listed(path: str, key: str, **query: object) -> Asking[list[Fields]]:

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from connectors.platforms.acting import MOST_PAGES, PAGE, Asking, Send, Talk, answered, conversation
+from connectors.platforms.acting import PAGE, Asking, Send, Talk, answered, conversation
 from connectors.platforms.asking import number, segments
 from connectors.platforms.calls.gitlab import judge, project
-from connectors.platforms.past import Gathering, Hook, Read, Recent, iso
+from connectors.platforms.past import MOST_LISTED, Gathering, Hook, Read, Recent, iso
 from connectors.platforms.reading import Fields, decode_objects
 from models.records.errors import MalformedPayload
 
@@ -42,6 +42,7 @@ def recent(name: str, since: datetime, read: Read) -> Talk[Recent]:
 def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
     gathering, home = Gathering(read), project(name)
     pipelines = yield from _listed(f"{home}/pipelines", updated_after=iso(since), order_by="updated_at")
+    gathering.cut = len(pipelines) >= MOST_LISTED
     if not pipelines:
         return gathering.all()
     whole = answered((yield _get(home)))
@@ -132,7 +133,7 @@ def _get(path: str, query: Mapping[str, object] | None = None) -> Send:
 
 def _listed(path: str, **query: object) -> Asking[list[Fields]]:
     things: list[Fields] = []
-    for page in range(1, MOST_PAGES + 1):
+    for page in range(1, MOST_LISTED // PAGE + 1):
         some = decode_objects((yield _get(path, {**query, "per_page": PAGE, "page": page})).body)
         things += some
         if len(some) < PAGE:

@@ -11,9 +11,10 @@ from connectors.platforms.calls.jenkins import job as job_path
 from connectors.platforms.past import Gathering, Read, Recent
 from connectors.platforms.reading import Fields
 
+_LISTED: Final = 100
 _TREE: Final = (
     "name,displayName,builds[number,url,displayName,building,result,timestamp,duration,culprits[fullName],"
-    "actions[lastBuiltRevision[SHA1,branch[name]],failCount],artifacts[fileName]]{0,100}"
+    f"actions[lastBuiltRevision[SHA1,branch[name]],failCount],artifacts[fileName]]{{0,{_LISTED}}}"
 )
 
 
@@ -30,7 +31,9 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
     gathering, path = Gathering(read), job_path(name)
     job = answered((yield Send("GET", f"{path}/api/json?{urlencode({'tree': _TREE})}")))
     since_ms = int(since.timestamp() * 1000)
-    for build in job.each("builds"):
+    builds = job.each("builds")
+    gathering.cut = len(builds) >= _LISTED and (builds[-1].integer("timestamp") or 0) >= since_ms
+    for build in builds:
         ended = build.flag("building") is False and build.text("result") is not None
         at_ms = (build.integer("timestamp") or 0) + ((build.integer("duration") or 0) if ended else 0)
         if not ended or at_ms >= since_ms:

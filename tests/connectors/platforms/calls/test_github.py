@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +13,7 @@ from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
 from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
-from connectors.platforms.past import Hook, Recent
+from connectors.platforms.past import Hook, Recent, iso
 from models.records.calls import Ambiguous, Comment, Done, Refusal, Refused, RunState, Unavailable
 from models.records.event import EventType, Outcome
 from tests.connectors.platforms.acts import (
@@ -268,3 +268,27 @@ def test_where_nothing_ran_one_question_is_enough() -> None:
     held = hold(talk, lambda _: says(200, {"workflow_runs": []}))
     assert held.ended == Recent([], 0)
     assert len(held.sent) == 1
+
+
+def test_more_runs_than_are_listed_are_asked_for_by_when_they_were_created() -> None:
+    first = datetime(2026, 4, 1, tzinfo=UTC)
+    runs = [_recent_run(n, "success", run_attempt=1, created_at=iso(first + timedelta(minutes=n))) for n in range(2500)]
+    asked: list[str] = []
+
+    def answering(step: Send) -> Reply:
+        query = parse_qs(urlsplit(step.path).query)
+        if "created" not in query:
+            return says(200, {"full_name": "acme/shop", "default_branch": "main"})
+        page, (created,) = int(query["page"][0]), query["created"]
+        if page == 1:
+            asked.append(created)
+        since, _, until = created.removeprefix(">=").partition("..")
+        some = [run for run in reversed(runs) if since <= run["created_at"] <= (until or "9")]
+        return says(200, {"workflow_runs": some[:1000][100 * (page - 1) : 100 * page]})
+
+    talk = ASKED.recent("acme/shop", first, "main")
+    held = hold(talk, answering, most=200)
+    assert {event.pipeline_id for event in held.ended.events} == {str(n) for n in range(2500)}
+    assert not held.ended.cut
+    last = [iso(first + timedelta(minutes=n)) for n in (1500, 501)]
+    assert asked == [">=2026-03-31T00:00:00Z", *(f"2026-03-31T00:00:00Z..{at}" for at in last)]

@@ -178,3 +178,15 @@ def test_pages_of_pipelines_are_turned_down_to_those_that_are_too_old() -> None:
         "workflow",
         "workflow",
     ]
+
+
+def test_more_builds_than_are_listed_are_said_to_be_missing() -> None:
+    at = int(SINCE.timestamp() * 1000)
+    builds = [{"number": n, "building": True, "result": None, "timestamp": at + n} for n in range(100)]
+
+    def cut(some: Any) -> bool:
+        return bool(asked("jenkins", "a/b", {"/job/a/job/b/api/json": {"name": "b", "builds": some}}).ended.cut)
+
+    assert cut(builds)
+    assert not cut(builds[:99])
+    assert not cut([*builds[:99], {**builds[99], "timestamp": at - 1}])
