@@ -208,6 +208,10 @@ def _decision(row: Row) -> list[tuple[str, object]]:
     calls = ", ".join(
         " ".join(str(call[name]) for name in ("call", "job_id") if call.get(name)) for call in row["calls"]
     )
+    learnt = ", ".join(
+        f"{one['before']:.3f} became {one['after']:.3f}: {one['passes']:g} reruns passed, {one['fails']:g} failed"
+        for one in said.get("learnt", ())
+    )
     would = None if row["verdict"] != Verdict.ACT else calls
     return [
         ("verdict", f"{row['verdict']} ({row['mode']})"),
@@ -218,6 +222,7 @@ def _decision(row: Row) -> list[tuple[str, object]]:
         ("signature", row["signature"]),
         ("score", row["score"]),
         ("moved by", moved if row["score"] is not None and moved else None),
+        ("learnt", learnt or None),
         ("run ended", said.get("run_ended")),
         ("rerun after", said.get("rerun_after")),
         ("stream time", row["at"]),
