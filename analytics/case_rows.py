@@ -160,9 +160,18 @@ def diagnosis_row(about: LogRead, score: Score | None, where: Context) -> Diagno
 
 
 def decision_row(
-    touch: Touch, decision: Decision, views: list[FailedJob], said: list[Any], rulebook: Rulebook
+    touch: Touch,
+    decision: Decision,
+    views: list[FailedJob],
+    said: list[Any],
+    rulebook: Rulebook,
+    *,
+    learnt: list[dict[str, Any]],
 ) -> DecisionRow:
-    """What is to be done about a case; `said` is verdict, reason, calls, failures covered, mode and not_before_ms."""
+    """What is to be done about a case; `said` is verdict, reason, calls, failures covered, mode and not_before_ms.
+
+    `learnt` says which scores are others than the scorer's, because of what came of earlier acts.
+    """
     case, where = touch.case, touch.where
     verdict, reason, calls, covered, mode, not_before_ms = said
     explanation = {
@@ -171,6 +180,7 @@ def decision_row(
         "rerun_after": case.rerun_after,
         "score_moved_by": _worst(touch.jobs).top,
         "rules": decision.rules,
+        **({"learnt": learnt} if learnt else {}),
     }
     return DecisionRow(
         decision_id=uuid5_text("decision", case.case_id, str(case.revision)),

@@ -246,13 +246,17 @@ class JobHistories(Histories):
         self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
         self.overtaken: Callable[[str, int], None] = _nobody
 
-    def passed(self, rows: Rows, i: int, job_run: str) -> None:
-        """Remember that a job passed: in its history if that is news there, else for a while."""
+    def passed(self, rows: Rows, i: int, job_run: str) -> bool:
+        """Remember that a job passed: in its history if that is news there, else for a while.
+
+        Whether it had failed on the commit before.
+        """
         key, commit, at, main = rows.job_keys[i], rows.commits[i], rows.at[i], rows.mains[i]
         known = self._histories.get(key)
         if known is not None and (commit in known.failing or (main and at < known.green_ms)):
+            again = commit in known.failing
             self.remember(key, _passed((at, rows.ids[i], job_run, None), commit, main=main), rows.positions[i])
-            return
+            return again
         passed: Passed = (at, rows.ids[i], job_run, commit if main else None)
         name = _on_main(key) if main else _on_commit(key, commit)
         early = self.early.young.get(name)
@@ -263,6 +267,23 @@ class JobHistories(Histories):
             if len(early) > MOST_IN_HISTORY:
                 early.remove(min(early))
         self.early.put(name, early)
+        return False
+
+    def failed_on(self, key: str, commit: str | None) -> bool:
+        """Whether a job is known to have failed on `commit`."""
+        known = self._histories.get(key)
+        return known is not None and commit in known.failing
+
+    def passes_on(self, key: str, commit: str | None) -> list[tuple[int, str, str]]:
+        """When, in which event and in which job run a job passed on `commit`, as far as it is remembered."""
+        early = [(self.early.get(_on_commit(key, commit)) or []), (self.early.get(_on_main(key)) or [])]
+        passes = [told[:3] for told in early[0]] + [told[:3] for told in early[1] if told[3] == commit]
+        known = self._histories.get(key)
+        for seen in known.seen if known is not None else ():
+            if seen.outcome is Outcome.PASSED and seen.commit_sha == commit:
+                run = (*key.split(SEPARATOR)[:2], seen.pipeline_id, "", str(seen.attempt), "")
+                passes.append((seen.at_ms, seen.id, SEPARATOR.join(run)))
+        return sorted(passes)
 
     def remember(self, key: str, new: Seen, position: int) -> bool:
         """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""

@@ -11,17 +11,19 @@ from analytics.cases import Case, Job, Told
 from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, Seen
+from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes, kind_in_log, kind_of
 from analytics.journal import Journal
 from analytics.memory import Generations
-from analytics.policy.decide import FailedJob, decide
+from analytics.outcomes import Outcomes
+from analytics.policy.decide import CaseView, FailedJob, action_for, decide
 from analytics.proof import prove
 from analytics.rows import JOB_FAILED, OUTCOMES, RUN_ENDED, RUN_FAILED, Detail, Rows, case_key_of
 from analytics.scopes import Place, Scopes
 from models.records.columns import Mark
 from models.records.event import Outcome, case_id
 from models.records.evidence import Evidence
-from models.records.outputs import DecisionRow, DiagnosisRow, Failure
+from models.records.outputs import DecisionRow, DiagnosisRow, Failure, Reason
 from models.scorers.rerun_passes import NONE
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
@@ -34,12 +36,15 @@ apart are decided on without each other, so it must be longer than a job usually
 class Cases:
     """The cases of one shard, and what a batch makes it say about them."""
 
-    def __init__(self, desk: Desk, scopes: Scopes, panes: FailurePanes) -> None:
-        """Begin with none; failures are counted in `panes`."""
+    def __init__(self, desk: Desk, scopes: Scopes, panes: FailurePanes, outcomes: Outcomes, errands: Errands) -> None:
+        """Begin with none; failures are counted in `panes`, may be what came of an act, and may need an errand."""
         self._desk: Final = desk
         self._scopes: Final = scopes
         self._panes: Final = panes
+        self._outcomes: Final = outcomes
+        self._errands: Final = errands
         scopes.jobs.overtaken = self._overtaken
+        outcomes.conclude = errands.settle_cases = self.conclude
         self._cases: dict[str, Case] = {}
         self._journal: Final = Journal()
         self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
@@ -60,6 +65,7 @@ class Cases:
             known = self.run_ends.get(key)
             if known is None or [at, outcome.value] > known:
                 self.run_ends.put(key, [at, outcome.value])
+            self._outcomes.run_ended(rows, i, job_run)
             return
         if case is None:
             case = self._case(key, rows.details[i], at)
@@ -74,7 +80,9 @@ class Cases:
             case.is_fork = case.is_fork or bool(rows.details[i].is_fork)
             case.speaks_of(rows.details[i].environment)
         if code == JOB_FAILED or (code == RUN_FAILED and not case.jobs):
-            self._failed(case, rows, i)
+            self._failed(case, rows, i, job_run)
+        else:
+            self._outcomes.run_ended(rows, i, job_run)
         case.newest_ms = max(case.newest_ms, at)
         self._touch(case, rows.received[i], rows.positions[i])
 
@@ -106,7 +114,7 @@ class Cases:
         self._cases[key] = case
         return case
 
-    def _failed(self, case: Case, rows: Rows, i: int) -> None:
+    def _failed(self, case: Case, rows: Rows, i: int, job_run: str) -> None:
         """Explain one failed job and put it into its case and its history."""
         detail, desk, position = rows.details[i], self._desk, rows.positions[i]
         cause = desk.causes.of(detail, desk.today)
@@ -123,6 +131,7 @@ class Cases:
         late = job.at_ms <= desk.stream_ms - desk.scopes[JOB].kept_ms
         self._unscored.append(Unscored(Failed(detail, case.case_id, cause, late), job, desk.where(position), known))
         if detail.job_name is not None:
+            self._errands.quarantines.failed(place.job)
             outcome, commit = OUTCOMES[rows.outcomes[i]], detail.commit_sha
             seen = Seen(
                 job.at_ms,
@@ -138,6 +147,7 @@ class Cases:
                 detail.runner,
             )
             self._scopes.failed(place, seen, position)
+        self._outcomes.ended(rows, i, job_run, cause.signature)
 
     def evidence(self, evidence: Evidence, mark: Mark) -> None:
         """Explain a failure anew by what its log showed, and decide on its case again.
@@ -157,6 +167,8 @@ class Cases:
             return
         told = job.told.with_exit_code(case.platform, evidence.exit_code)
         proof = prove(catalogue, case.platform, told.facts, evidence, on=today)
+        if proof.match is not None and proof.cause.signature is not None:
+            self._errands.quarantines.names(job.failure_id, proof.match.captures)
         case.jobs[name] = new = _explained(job, proof.cause)
         place, cause = Place(job.job_key, job.labels_key), (proof.cause.signature, proof.cause.category)
         self._scopes.explained(place, job.failure_id, cause, mark.position)
@@ -166,6 +178,7 @@ class Cases:
         known = told.features | {"signature": proof.cause.signature or NONE, "category": proof.cause.category or NONE}
         self._unscored.append(Unscored(LogRead(evidence, case.case_id, proof, mark.received_ms), new, where, known))
         self._touch(case, mark.received_ms, mark.position)
+        self._outcomes.explained(job.job_key, case.commit_sha, job.failure_id, proof.cause.signature, mark.position)
 
     def stop_waiting(self, key: str, second: int, position: int) -> None:
         """Decide without the logs that were waited for until `second`; they may still come."""
@@ -237,13 +250,16 @@ class Cases:
 
     def _decide(self, touch: Touch) -> None:
         """Decide on a case as it stood; say so if what is to be done, and when and how, is not what was said last."""
-        case = touch.case
+        case, quarantines = touch.case, self._errands.quarantines
+        named = self._desk.rulebook.catalogue.named
         views = [
             job.view(
                 in_deploy=touch.in_deploy,
                 in_fork=touch.in_fork,
                 repeated=repeated,
                 run_environments=touch.environments,
+                action=named[job.signature].action.value if job.signature in named else None,
+                quarantined=quarantines.holds(job.job_key, job.failure_id),
             )
             for job, repeated in touch.jobs
         ]
@@ -251,6 +267,7 @@ class Cases:
         view = case.view(
             views, branch=touch.branch, ended=touch.ended, ended_ms=touch.ended_ms, given_up=touch.given_up
         )
+        view, learnt = self._learnt(view, touch.where.at_ms) if self._outcomes.posteriors else (view, [])
         decision = decide(view, self._desk.rulebook.policy)
         calls = msgspec.json.encode(decision.calls).decode() if decision.calls else "[]"
         covered = sorted([view.failure_id for view in views])
@@ -259,7 +276,23 @@ class Cases:
         if said != case.last:
             case.last = said
             case.revision += 1
-            self.decisions.append(decision_row(touch, decision, views, said, self._desk.rulebook))
+            self.decisions.append(
+                decision_row(touch, decision, list(view.jobs), said, self._desk.rulebook, learnt=learnt)
+            )
+            if decision.reason is Reason.NOT_FIRST_ATTEMPT:
+                self._errands.given_up(case, views, touch.where)
+
+    def _learnt(self, view: CaseView, at_ms: int) -> tuple[CaseView, list[dict[str, Any]]]:
+        """The case with the scores that its jobs have after what came of earlier acts, and what that changed."""
+        action = action_for(view, [job for job in view.jobs if not job.allow_failure])
+        jobs, learnt = [], []
+        for job in view.jobs:
+            counts = self._outcomes.posteriors.of(job.signature, action, view.attempt, at_ms)
+            score = job.score if job.score is None else counts.mean(job.score)
+            if score != job.score:
+                learnt.append({"failure_id": job.failure_id, "before": job.score, "after": score, **counts._asdict()})
+            jobs.append(job._replace(score=score))
+        return view._replace(jobs=tuple(jobs)), learnt
 
     def set_timers(self) -> None:
         """Make due again what the cases say is due."""
@@ -302,6 +335,7 @@ def _job(detail: Detail, cause: Cause, place: Place, at_ms: int) -> Job:
         labels_key=place.labels,
         category=cause.category,
         environment=detail.environment,
+        url=detail.url,
     )
 
 

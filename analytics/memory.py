@@ -38,6 +38,12 @@ class Generations(Generic[V]):
         self.young[key] = value
         self._journals[1].changed.append(key)
 
+    def touched(self, key: str) -> None:
+        """Note that what stands under `key` was changed in place."""
+        for half, journal in zip((self.old, self.young), self._journals, strict=True):
+            if key in half:
+                journal.changed.append(key)
+
     def take(self, key: str) -> list[V]:
         """What either generation has under `key`, younger first; it is forgotten now."""
         taken = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from functools import cached_property
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,7 @@ class Rows:
 
     def __init__(self, batch: Batch, stream_ms: int, *, future_ms: int, lateness_ms: int) -> None:
         """Prepare `batch`, before which stream time stood at `stream_ms`."""
-        events = batch.events
+        events = self._events = batch.events
         self.count: Final = events.num_rows
         entry_ms, received_ms = _ints(events, "entry_ms"), _ints(events, "received_ms")
         self.positions: Final[list[int]] = events.column("position").to_pylist()
@@ -111,6 +112,8 @@ class Rows:
         self.ids: Final[list[str]] = events.column("id").to_pylist()
         self.commits: Final[list[str | None]] = events.column("commit_sha").to_pylist()
         self.instances: Final[list[str]] = events.column("instance").to_pylist()
+        self.platforms: Final = events.column("platform")
+        self.guards: Final = _guards(events)
         main = _on_main(events)
         self.mains: Final[list[bool]] = main.tolist()
         labels = pc.fill_null(pc.binary_join(events.column("runner_labels"), ","), "")
@@ -145,6 +148,17 @@ class Rows:
         self._counts: Final[npt.NDArray[np.bool_]] = self._panes.pop("counts")
         self.minutes: Final[list[int]] = np.unique(self._panes["minute"]).tolist()
         self.late: Final = int(self._panes["late"].sum())
+
+    @cached_property
+    def branches(self) -> list[str | None]:
+        """The branch of each row; for those who watch one."""
+        branches: list[str | None] = self._events.column("branch").to_pylist()
+        return branches
+
+    def duration_ms(self, row: int) -> int | None:
+        """How long what ended in `row` had run."""
+        duration: int | None = self._events.column("duration_ms")[row].as_py()
+        return duration
 
     def told(self, first: int, end: int, dropped: list[int]) -> pa.Table:
         """Rows `first` to `end` for the profiles, without those `dropped`."""
@@ -183,6 +197,18 @@ def _on_main(events: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     named = pc.and_(pc.is_in(events.column("branch"), _MAINS), own)
     main: npt.NDArray[np.bool_] = pc.coalesce(events.column("is_default_branch"), named).to_numpy(zero_copy_only=False)
     return main.astype(np.bool_)
+
+
+Guard: TypeAlias = tuple[bool, str | None]
+"""Whether a job is a deployment, and the environment that it names."""
+
+
+def _guards(events: pa.RecordBatch) -> dict[int, Guard]:
+    """The rows that are deployments or name an environment."""
+    deploys, environments = pc.fill_null(events.column("is_deploy"), False), events.column("environment")
+    rows = np.flatnonzero(pc.or_(deploys, environments.is_valid()).to_numpy(zero_copy_only=False))
+    told = (column.take(pa.array(rows)).to_pylist() for column in (deploys, environments))
+    return dict(zip(rows.tolist(), zip(*told, strict=True), strict=True))
 
 
 def _ints(events: pa.RecordBatch, name: str) -> Ints:

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import msgspec
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
+from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
+from analytics.outcomes import Outcomes, read_outcome
 from analytics.panes import BUCKETS, LATENESS_MS, MINUTE_MS, Panes
 from analytics.profiles import PANE_DUE, Profiles
 from analytics.proof import read_evidence
@@ -39,7 +42,9 @@ from models.records.entry import Kind
 from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
-SNAPSHOT_VERSION: Final = 3
+SNAPSHOT_VERSION: Final = 4
+_READ_VERSIONS: Final = frozenset({3, SNAPSHOT_VERSION})
+"""Version 3 knew no outcomes of acts, and no errands."""
 
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
@@ -73,6 +78,7 @@ class _Reject(msgspec.Struct):
     source: str | None = None
 
 
+_when: Final = attrgetter("at_ms", "position")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON can raise."""
 
@@ -105,7 +111,9 @@ class Shard:
         self._runs: Final = Runs(self._desk, self._durations)
         self._scopes: Final = Scopes(self._desk)
         self._failure_panes: Final = FailurePanes(number, from_ms)
-        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes)
+        self._outcomes: Final = Outcomes(self._desk, self._scopes.jobs)
+        self._errands: Final = Errands(self._desk, self._runs.about, self._scopes.jobs.find)
+        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes, self._outcomes, self._errands)
         self._profiles: Final = Profiles(self._desk, from_ms)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
@@ -116,8 +124,10 @@ class Shard:
             "queue": self._runs.queues.look,
             "case": self._cases.review,
             "log": self._cases.stop_waiting,
+            "act": self._outcomes.look,
             "pane": self._close,
             "turn": self._turn,
+            "quarantine": self._errands.quarantines.look,
             **self._scopes.when_due,
             **self._profiles.when_due,
         }
@@ -169,6 +179,7 @@ class Shard:
             self._ids.take_all(rows.ids)
         if new:
             self._add_to_panes(rows.count)
+        self._errands.know(rows.instances, rows.platforms)
         walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, rows.at, strict=True))
         done = 0
         for mark in batch.marks:
@@ -183,34 +194,46 @@ class Shard:
         self._unsettled += rows.count
         if self._unsettled >= _SETTLED_ROWS:
             self._unsettled = 0
-            for part in (self._ids, self._runs.ended_early, self._scopes, self._cases, self._profiles):
+            for part in (
+                self._ids,
+                self._runs.ended_early,
+                self._scopes,
+                self._cases,
+                self._outcomes,
+                self._profiles,
+            ):
                 part.settle()
         return self._said(ShardStats(rows.count, len(self._dropped), rows.late))
 
     def _said(self, stats: ShardStats) -> ShardOutput:
         """Hand over what the batch made us say."""
-        asking, findings, cases = self._desk.asking, self._desk.findings, self._cases
+        asking, findings, cases, outcomes = self._desk.asking, self._desk.findings, self._cases, self._outcomes
+        # In the order of the log, however it was cut: cases are concluded a batch at a time, errands at once.
+        decisions = sorted((*cases.decisions, *self._errands.said), key=_when)
         said = ShardOutput(
             cases.failures,
             findings.said,
-            cases.decisions,
+            decisions,
             self._aggregates,
             self._dead_letters,
             cases.diagnoses,
             asking.said,
             self._profiles.said,
+            act_outcomes=outcomes.said,
             stats=stats,
             closed=self._failure_panes.take(),
         )
-        asking.said, self._profiles.said = [], []
+        asking.said, self._profiles.said, outcomes.said, self._errands.said = [], [], [], []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 
     def _walk(self, rows: Rows, part: Iterable[tuple[int, str, int, int, str, int]]) -> None:
         """Take rows one by one, in log order."""
         desk, timers, runs, sources = self._desk, self._desk.timers, self._runs, self._desk.sources
+        outcomes = self._outcomes
+        watched, branches = outcomes.watched, outcomes.branches
         instances, positions = rows.instances, rows.positions
-        some_seen = self._some_seen
+        some_seen, quarantines = self._some_seen, self._errands.quarantines
         for i, event, stream, code, job_run, at in part:
             if stream > desk.stream_ms:
                 desk.stream_ms = stream
@@ -219,15 +242,24 @@ class Shard:
             if (some_seen and not self._is_new(event, i)) or code == OTHER:
                 continue
             sources[instances[i]] = stream
+            if branches:
+                outcomes.on_branch(rows, i)
             if code == JOB_STARTED:
                 runs.started(rows, i, job_run, at, event)
                 continue
             if code < RUN_ENDED:
                 runs.ended(job_run, positions[i])
             if code == JOB_PASSED:
-                self._scopes.jobs.passed(rows, i, job_run)
+                again = self._scopes.jobs.passed(rows, i, job_run)
+                if again or watched:
+                    outcomes.job_ended(rows, i, job_run, again=again)
+                if quarantines.by_job and rows.job_keys[i] in quarantines.by_job:
+                    quarantines.passed(rows.job_keys[i], positions[i])
             elif code != JOB_ENDED:
                 self._cases.trouble(rows, i, job_run, code)
+            else:
+                again = self._scopes.jobs.failed_on(rows.job_keys[i], rows.commits[i])
+                outcomes.job_ended(rows, i, job_run, again=again)
 
     def _is_new(self, event: str, row: int) -> bool:
         ids = self._ids
@@ -254,9 +286,15 @@ class Shard:
         self._turns[index] = turn
         self._desk.timers.at((turn + 1) * span_ms, "turn", span_ms)
         memories = (
-            (self._ids, self._runs.ended_early, self._scopes.jobs.early, self._cases.run_ends)
+            (self._ids, self._runs.ended_early, self._scopes.jobs.early, self._cases.run_ends, self._outcomes.ends)
             if index == 0
-            else (self._cases.retired, self._desk.findings)
+            else (
+                self._errands,
+                self._cases.retired,
+                self._desk.findings,
+                self._outcomes.known,
+                self._outcomes.failed_runs,
+            )
         )
         for memory in memories * passed:
             memory.turn()
@@ -283,10 +321,12 @@ class Shard:
                 self._reject(mark)
             case Kind.EVIDENCE:
                 self._evidence(mark)
+            case Kind.OUTCOME:
+                self._outcome(mark)
             case None:
                 self._unreadable(mark)
-            case _:
-                self._dead(mark, "not_read_yet", f"{mark.kind} entries are not read by this release")
+            case _:  # events are rows
+                assert mark.kind is not Kind.EVENT
 
     def _control(self, mark: Mark) -> None:
         try:
@@ -309,6 +349,16 @@ class Shard:
             self._dead(mark, error.reason, error.detail)
             return
         self._cases.evidence(evidence, mark)
+
+    def _outcome(self, mark: Mark) -> None:
+        try:
+            acted = read_outcome(mark.payload)
+        except MalformedPayload as error:
+            self._dead(mark, error.reason, error.detail)
+            return
+        self._cases.conclude()
+        self._outcomes.acted(acted, mark.position)
+        self._errands.acted(acted, mark.position)
 
     def _reject(self, mark: Mark) -> None:
         try:
@@ -364,6 +414,7 @@ class Shard:
             "ended_early": self._runs.ended_early.state(),
             "histories": self._scopes.state(),
             "cases": self._cases.state(),
+            "outcomes": self._outcomes.state(),
             "profiles": self._profiles.state(),
             "repositories": self._desk.repositories.state(),
         }
@@ -378,6 +429,7 @@ class Shard:
             "open_minutes": sorted(self._open_minutes),
             "turns": self._turns,
             "bad_in_window": self._bad_in_window,
+            "errands": self._errands.state(),
         }
         return msgspec.msgpack.encode(
             {
@@ -403,8 +455,9 @@ class Shard:
             said = msgspec.msgpack.decode(data, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise ConfigError(f"a snapshot that this release does not read: {error}") from None
-        if said.get("v") != SNAPSHOT_VERSION:
-            raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {SNAPSHOT_VERSION}")
+        if said.get("v") not in _READ_VERSIONS:
+            known = " and ".join(map(str, sorted(_READ_VERSIONS)))
+            raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {known}")
         shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])
         shard._desk.stream_ms, shard.position = said["stream_ms"], said["position"]
         rest = msgspec.msgpack.decode(unpacked(said["rest"]))
@@ -413,6 +466,8 @@ class Shard:
         shard._runs.ended_early.load(said["journals"]["ended_early"])
         shard._scopes.load(said["journals"]["histories"])
         shard._cases.load(said["journals"]["cases"])
+        if "outcomes" in said["journals"]:
+            shard._outcomes.load(said["journals"]["outcomes"])
         shard._profiles.load(said["journals"]["profiles"])
         shard._desk.repositories.load(said["journals"]["repositories"])
         shard._desk.asking.load(rest["asking"])
@@ -422,6 +477,8 @@ class Shard:
         shard._durations.load(rest["durations"])
         shard._panes = Panes.of(rest["panes"])
         shard._failure_panes.load(rest["failure_panes"])
+        if "errands" in rest:
+            shard._errands.load(rest["errands"])
         shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard
@@ -433,5 +490,5 @@ class Shard:
             timers.at((turn + 1) * span if turn else 0, "turn", span)
         for minute in self._open_minutes:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
-        for part in (self._runs, self._scopes, self._cases, self._profiles):
+        for part in (self._runs, self._scopes, self._cases, self._outcomes, self._profiles, self._errands):
             part.set_timers()

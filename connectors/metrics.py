@@ -18,8 +18,10 @@ from typing import Annotated, Final, Literal, NamedTuple
 import prometheus_client
 
 from connectors.metric_kinds import BOTH, EVERY, REGISTRY, Histogram, Metric, Process, counter, gauge, histogram
+from models.records.calls import CallName
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
+from models.records.ledger import ActState, Why
 from models.records.outputs import Diagnosis, FindingState, IncidentState, Reason, Verdict
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
@@ -54,6 +56,7 @@ LogOutcome = Literal[
     "gave_up",  # no answer to go by, while the patience lasted
     "failed",  # our fault: it is among the dead letters
 ]
+QueueState = Literal["waiting", "proposed", "taken"]
 Reconciled = Literal["found", "known", "unreadable"]
 Look = Literal["read", "unavailable", "refused"]
 Redelivered = Literal["asked", "taken", "refused", "gave_up"]
@@ -330,6 +333,43 @@ def guard_log_latency_seconds() -> None:
     """From the receipt of a failure to its evidence on the shard.
 
     A decision waits 10 s for it. Grows for all platforms: start more readers. For one: that platform is slow.
+    """
+
+
+# --- the healers ---
+
+
+@counter(unit="acts", of=["act"])
+def guard_acts_total(*, platform: PlatformName, action: CallName, state: ActState) -> None:
+    """What was asked of platforms on behalf of decisions, by what became of it.
+
+    dropped: the world had moved on, which is well. refused: the credential lacks a right, or a limit of the platform is
+    reached; `SELECT reason, count(*) FROM guard.acts GROUP BY 1`. unknown: look at these yourself.
+    """
+
+
+@counter(unit="cases", of=["act"])
+def guard_healing_rulings_total(*, why: Why) -> None:
+    """Cases that were due and were not acted on at that moment, by the reason.
+
+    Budgets: raise them under [act.limits], or find out why so much is to be healed. platform_away: see
+    guard_breaker_state. stopped: somebody has said `guard stop`.
+    """
+
+
+@gauge(unit="cases", of=["act"])
+def guard_healing_cases(*, state: QueueState) -> None:
+    """Cases that wait to be acted on: for their time, an incident or a budget, for a person, or in a healer's hands.
+
+    Waiting grows without end: nothing is acted on; look at guard_healing_rulings_total.
+    """
+
+
+@histogram(unit="seconds", of=["act"], buckets=SECONDS)
+def guard_decision_to_call_seconds() -> None:
+    """From the moment at which a decision may be acted on to its request.
+
+    Above a second: the platform is slow to say how the run stands, or more healers are needed.
     """
 
 

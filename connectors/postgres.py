@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from models.records.errors import ConfigError, Unavailable
 
 Connection: TypeAlias = psycopg.Connection[TupleRow]
+AsyncConnection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 
 # https://www.postgresql.org/docs/current/libpq-connect.html: a peer that vanished is noticed within about 15 seconds.
 _DEFAULTS = {
@@ -43,9 +44,11 @@ _PRUNED = (
     "passing_logs",
     "detector_faults",
     "incidents",
+    "act_outcomes",
     "reconciled",
     "hooks",
     "redeliveries",
+    "quarantines",
 )
 
 _MIGRATIONS_TABLE = b"""
@@ -88,6 +91,23 @@ def connect(url: str, *, application_name: str = "guard", autocommit: bool = Tru
         Unavailable: no server answers there, or it does not let us in.
         ConfigError: `url` is not a PostgreSQL URL.
     """
+    where = _parameters(url, application_name)
+    with unavailable():
+        return psycopg.connect(where, autocommit=autocommit)
+
+
+async def connect_async(url: str, *, application_name: str) -> AsyncConnection:
+    """The same for a process that waits for many things at once.
+
+    Raises:
+        Unavailable, ConfigError: as connect().
+    """
+    where = _parameters(url, application_name)
+    with unavailable():
+        return await psycopg.AsyncConnection.connect(where, autocommit=True)
+
+
+def _parameters(url: str, application_name: str) -> str:
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
@@ -95,8 +115,7 @@ def connect(url: str, *, application_name: str = "guard", autocommit: bool = Tru
         raise ConfigError(f"not a PostgreSQL URL: {said}") from None
     options = f"{_SESSION} {given.pop('options', None) or ''} {_DURABLE}"
     parameters: dict[str, Any] = {**_DEFAULTS, "application_name": application_name, **given, "options": options}
-    with unavailable():
-        return psycopg.connect(make_conninfo(**parameters), autocommit=autocommit)
+    return make_conninfo(**parameters)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import msgspec
 
 from connectors.postgres import Progress
 from models.records.outputs import (
+    ActOutcome,
     Aggregate,
     DeadLetter,
     DecisionRow,
@@ -40,9 +41,20 @@ TEXT_BYTES: Final = 32 << 20  # a jsonb value ends at 256 MiB, and both sides ho
 _TYPES_BY_NAME = {
     **dict.fromkeys(TIMES, "timestamptz"),
     **dict.fromkeys(
-        ("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id", "incident_id"), "uuid"
+        (
+            "failure_id",
+            "case_id",
+            "finding_id",
+            "decision_id",
+            "dead_letter_id",
+            "fault_id",
+            "incident_id",
+            "act_id",
+            "because_of",
+        ),
+        "uuid",
     ),
-    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected"), "jsonb"),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "ends"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {
@@ -111,6 +123,7 @@ TABLES: Final[dict[str, list[Column]]] = {
     "detector_faults": _columns(DetectorFault),
     "job_hours": _columns(JobHour),
     "incidents": _columns(IncidentRow),
+    "act_outcomes": _columns(ActOutcome),
 }
 
 _INSERT = """

@@ -25,18 +25,22 @@ from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
 from flows import (
     archive_commands,
+    audit_commands,
     backtest_commands,
     checking,
     dead_commands,
     explain_commands,
+    people_commands,
     policy_check,
     publish,
+    quarantine_commands,
     reconcile_commands,
     recorded,
     rulebook_commands,
     rulebooks,
     servers,
     status,
+    stop_commands,
     supervise,
     top,
 )
@@ -76,12 +80,20 @@ app.meta.default_parameter = PLAIN
 app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(quarantine_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
 app.command(reconcile_commands.reconcile)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")
+app.command(audit_commands.app)
+app.command(people_commands.proposals)
+app.command(people_commands.approve)
+app.command(people_commands.reject)
+app.command(people_commands.always_, name="always")
+app.command(stop_commands.stop)
+app.command(stop_commands.go)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,6 +184,23 @@ def logs_(*, number: int = 0, context: In) -> None:
     servers.require_schema(settings.postgres.url.get_secret_value())
     log_from_here_on(settings)
     read_logs.run(settings, number=number)
+
+
+@app.command
+def act(*, number: int = 0, context: In) -> None:
+    """Act on decisions where the policy says so, until told to stop.
+
+    Parameters
+    ----------
+    number
+        Which healer on this machine it is, from 0; its ports are so many above those of the settings.
+    """
+    from flows import act as healing  # noqa: PLC0415 - the HTTP client, which no other command needs
+
+    settings = context.settings()
+    servers.require_schema(settings.postgres.url.get_secret_value())
+    log_from_here_on(settings)
+    healing.run(settings, number=number)
 
 
 @app.command

@@ -52,7 +52,9 @@ class Ports:
     flow_metrics: int
     logs_metrics: int = 8100
     archive_metrics: int = 8200
-    logs: int = 8110  # where the world serves what its jobs wrote
+    act_metrics: int = 8400
+    act_api: int = 8300
+    world: int = 8110  # where the world's platforms answer
 
     @classmethod
     def free(cls) -> Self:
@@ -89,8 +91,7 @@ class Files:
             _private(self.key, secrets.token_hex(32))
             _private(self.secrets, json.dumps(_sources(), indent=2))
         if not self.apis.exists():
-            drawn = {platform: secrets.token_hex(20) for platform, _, _ in _SOURCES.values()}
-            _private(self.apis, json.dumps(drawn | {"jenkins": f"guard:{drawn['jenkins']}"}, indent=2))
+            _private(self.apis, json.dumps(_credentials(), indent=2))
 
     def log(self, name: str) -> Path:
         """Where the process of that name writes."""
@@ -121,6 +122,27 @@ class Files:
             'flush = "5s"',
             f"metrics_port = {ports.archive_metrics}",
             "",
+            "[act]",
+            f"metrics_port = {ports.act_metrics}",
+            f"api_port = {ports.act_api}",
+            f"stop_file = {_quoted(self.directory / 'stop')}",
+            f"audit_seals = {_quoted(self.directory / 'audit.seals')}",
+            'probe_every = "2s"  # all this is for a world that runs sixty times as fast as ours',
+            'drain = "5s"',
+            "",
+            "[act.limits]",
+            "repository_per_hour = 1000",
+            "fleet_per_hour = 10000",
+            "repository_minutes_per_hour = 1e6",
+            "fleet_minutes_per_hour = 1e6",
+            "least_reruns_per_hour = 10000",
+            'cooldown = "1s"',
+            "",
+            "[rulebook.policy]",
+            'mode = "act"',
+            "backoff_seconds = 1",
+            "outage_backoff_seconds = 2",
+            "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',
             "factor = 0  # of what a job usually takes, which a minute does not tell",
@@ -143,12 +165,19 @@ class Files:
                 f"[platforms.{name}]",
                 f"platform = {_quoted(platform)}",
                 f"instance = {_quoted(instance)}",
-                f"url = {_quoted(f'http://{HOST}:{ports.logs}/{platform}')}",
+                f"url = {_quoted(f'http://{HOST}:{ports.world}/{platform}')}",
                 f"read_credential = {{ kind = {_quoted(kind)}, value = {_quoted(credentials[platform])} }}",
+                f"act_credential = {{ kind = {_quoted(kind)}, value = {_quoted(credentials[f'{platform}.act'])} }}",
                 f"log_hosts = [{_quoted(HOST)}]",
             ]
         _private(self.settings, "\n".join([*lines, ""]))
         _private(self.curl, _delivery(json.loads(self.secrets.read_text("utf-8"))["jenkins"]["secret"]))
+
+
+def _credentials() -> dict[str, str]:
+    """What opens the platforms' APIs: for each what reads, and under NAME.act what acts."""
+    names = [f"{platform}{what}" for platform, _, _ in _SOURCES.values() for what in ("", ".act")]
+    return {name: ("guard:" if "jenkins" in name else "") + secrets.token_hex(20) for name in names}
 
 
 def _sources() -> dict[str, dict[str, str]]:
@@ -259,6 +288,7 @@ class Stage:
             self._start("flow", "flows.cli", "flow", "--settings", str(self.files.settings))
             self._start("logs", "flows.cli", "logs", "--settings", str(self.files.settings))
             self._start("archive", "flows.cli", "archive", "--settings", str(self.files.settings))
+            self._start("healer", "flows.cli", "act", "--settings", str(self.files.settings))
             self._stack = self._stack.pop_all()
         return self
 
@@ -282,7 +312,7 @@ class Stage:
             "url": self.webhooks,
             "secrets-json": self.files.secrets,
             "ledger": self.files.ledger,
-            "logs-port": self.ports.logs,
+            "logs-port": self.ports.world,
             "logs-json": self.files.apis,
             "seed": seed + self.files.earlier,
             "speed": speed,

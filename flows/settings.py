@@ -61,6 +61,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 Mode = Literal["observe", "suggest", "act"]
 SecretKind = Literal["signature", "token", "signing_token", "basic", "path"]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Minutes = Annotated[float, Field(ge=0, le=1e9)]
 BodyBytes = Annotated[int, Field(ge=1, le=25 * MIB)]
 """GitHub sends at most 25 MB: https://docs.github.com/en/webhooks/webhook-events-and-payloads#payload-cap"""
 
@@ -189,6 +191,25 @@ class Logs(Section):
     max_bytes: Annotated[int, Field(ge=1 << 10)] = 512 * MIB  # of one log; what comes after is not read
 
 
+class ActLimits(Section):
+    """What may be done at most; see analytics/guards.py. Hours are those of the clock."""
+
+    job_per_hour: Count = 2
+    run: Count = 2  # of one run and all that reruns made of it
+    commit: Count = 6
+    repository_per_hour: Count = 10
+    fleet_per_hour: Count = 100
+    repository_minutes_per_hour: Minutes = 240.0  # CI minutes
+    fleet_minutes_per_hour: Minutes = 2400.0
+    notes_per_hour: Count = 20  # comments, issues and notifications, of one repository
+    most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
+    least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
+    cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    crowd_repositories: Count = 5  # with one cause within `crowd`: their reruns wait, as in an incident
+    crowd: Duration = timedelta(minutes=5)
+    stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
+
+
 class Archive(Section):
     """The archive: where it is, and how soon what was read is durable there."""
 
@@ -209,7 +230,7 @@ class Reconcile(Section):
     lookback: Duration = timedelta(hours=3)  # at a repository that was never looked at
     requests_per_hour: Annotated[int, Field(ge=1)] = 2000  # of each instance, at most
     metrics_host: Name = "127.0.0.1"
-    metrics_port: Port = 8300
+    metrics_port: Port = 8500
 
 
 class ApiCredential(Section):
@@ -268,6 +289,48 @@ class Api(Section):
         return private
 
 
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes; and the people over them."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
+
+
+class Notify(Section):
+    """Whom healers tell what only people can mend: see flows/notifying.py."""
+
+    urls: Annotated[list[Secret], Listed] = []  # of Apprise
+    timeout: Duration = timedelta(seconds=10)
+    most_per_subject_an_hour: Annotated[int, Field(ge=1, le=60)] = 2  # of one finding, by one healer
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -297,9 +360,11 @@ class Retention(Section):
     passing_logs: Days = 30
     detector_faults: Days = 90
     incidents: Days = 365
+    act_outcomes: Days = 400
     reconciled: Days = 90
     hooks: Days = 90
     redeliveries: Days = 7
+    quarantines: Days = 400
 
 
 class Logging(Section):
@@ -323,7 +388,9 @@ class Settings(BaseSettings):
     flow: Flow = Flow()
     logs: Logs = Logs()
     archive: Archive = Archive()
+    act: Act = Act()
     reconcile: Reconcile = Reconcile()
+    notify: Notify = Notify()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

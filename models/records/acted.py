@@ -1,7 +1,8 @@
 """The payload of an outcome entry: what was asked of a platform about a case, and what it answered.
 
-Whoever acts appends it to the shard of the case, once the ledger has it. The shard watches the jobs it names, tells what
-came of them, and learns from it (analytics/outcomes.py). It says all that is needed for that: the case itself may be forgotten.
+Whoever acts appends it to the shard of the case, once the ledger has it. The shard watches the jobs it names, tells
+what came of them, and learns from it (analytics/outcomes.py). It says all that is needed for that: the case itself may
+be forgotten.
 """
 
 from __future__ import annotations

@@ -6,8 +6,11 @@ Closed: a column, a metric label and the answer to "why did it not heal?".
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any, Literal, NamedTuple
 
 from models.records.event import uuid5_text
+
+Scope = Literal["job", "run", "commit", "repository", "fleet"]
 
 
 class Standing(StrEnum):
@@ -45,6 +48,7 @@ class Why(StrEnum):
     FLEET_BUDGET = "fleet_budget"
     RETRY_RATIO = "retry_ratio"  # so large a share of all that runs may not be reruns
     PLATFORM_AWAY = "platform_away"
+    LOGIN = "login"  # the platform does not take our credential
     RUN_IN_PROGRESS = "run_in_progress"  # something of it still goes on
     PROPOSED = "proposed"
     # it is refused
@@ -67,6 +71,46 @@ class Why(StrEnum):
     # it is finished
     DONE = "done"
     UNKNOWN = "unknown"
+
+
+class HoldRules(NamedTuple):
+    """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
+
+    probe_seconds: float = 60.0  # between two probes
+    passes: int = 2  # so many in a row say that it is over
+    failures: int = 2  # so many in a row after that say that it is not
+    drain_seconds: float = 300.0  # over which what waited comes back
+
+
+class Crowd(NamedTuple):
+    """How many repositories have had one cause within a window, and how many cases one usually sees in as long."""
+
+    repositories: int
+    usual: float
+
+
+class Charge(NamedTuple):
+    """What an act takes of one budget. `period_ms` is the beginning of its hour; 0 where there is one for ever."""
+
+    scope: Scope
+    key: str
+    period_ms: int
+    acts: int
+    minutes: float
+
+
+class Earlier(NamedTuple):
+    """An act that the ledger has of the same repository."""
+
+    pipeline_id: str
+    workflow_id: str
+    attempt: int
+    action: str
+    state: str
+    asked: float | None
+    jobs: tuple[tuple[str, str], ...]
+    made: dict[str, Any]  # what the platform said it made: Done's fields
+    origin: str
 
 
 def act_id(

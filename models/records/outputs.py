@@ -188,10 +188,21 @@ class Reason(StrEnum):
     PROTECTED_ENVIRONMENT = "protected_environment"
     FORBIDDEN = "forbidden"  # by a rule of the policy
     FORK_NEEDS_APPROVAL = "fork_needs_approval"  # with verdict act, and never in mode act
+    QUARANTINED = "quarantined"  # the job, or the test of it that failed
+    # about findings, and what was given up
+    JOB_STUCK = "job_stuck"
+    JOB_BROKEN = "job_broken"
+    JOB_FLAKY = "job_flaky"
+    FOUND = "found"  # by a detector of somebody's own
+    GIVEN_UP = "given_up"  # it failed again though we had it run again
+    FINDING_CLEARED = "finding_cleared"
+    QUARANTINE_EXPIRED = "quarantine_expired"
+    QUARANTINE_PASSED = "quarantine_passed"  # many times in a row
+    QUARANTINE_RELEASED = "quarantine_released"  # by a person
 
 
 class DecisionRow(NamedTuple):
-    """What is to be done about one run attempt. The highest revision of a case is the one in force."""
+    """What is to be done about one run attempt, or about a finding. The highest revision of a case is in force."""
 
     decision_id: str  # of case and revision, never of scores
     case_id: str
@@ -201,7 +212,7 @@ class DecisionRow(NamedTuple):
     platform: str
     instance: str
     repository: str
-    pipeline_id: str
+    pipeline_id: str  # empty where no run proves the finding that it is about
     workflow_id: str | None
     attempt: int
     commit_sha: str | None
@@ -221,6 +232,7 @@ class DecisionRow(NamedTuple):
     at_ms: int  # stream time
     rulebook: str
     not_before_ms: int | None = None  # event time before which nothing is done; None where nothing is to be done
+    because_of: str | None = None  # the finding, or the case that was given up; None: it is about a run attempt
 
 
 class Aggregate(NamedTuple):
@@ -334,6 +346,45 @@ class IncidentRow(NamedTuple):
     rulebook: str
 
 
+class ActEnd(StrEnum):
+    """What came of an act that ran something again."""
+
+    PASSED = "passed"  # all its jobs did
+    FAILED_SAME = "failed_same"  # one of them, with the signature that it had before
+    FAILED_OTHERWISE = "failed_otherwise"
+    OVERTAKEN = "overtaken"  # by a newer commit of the branch, before it had ended
+    CANCELLED = "cancelled"  # by somebody
+    UNSEEN = "unseen"  # nothing was heard of it for hours
+
+
+class ActOutcome(NamedTuple):
+    """What came of an act, as far as the shard's events tell; the highest revision is what is known now."""
+
+    act_id: str
+    revision: int
+    shard: int
+    position: int
+    case_id: str
+    platform: str
+    instance: str
+    repository: str
+    action: str
+    attempt: int  # the one that had failed
+    signature: str | None  # the one that decided
+    outcome: str  # of ActEnd
+    masked: bool  # it passed, and its commit proved broken all the same
+    event_id: str | None  # what settled it
+    asked_ms: int
+    ended_ms: int | None  # event time of the last end of its jobs
+    duration_ms: int | None  # all its jobs together; None where none is known
+    ends: str  # JSON array: how each of its jobs ended, on which labels, after how long
+    probe: bool
+    passes: float  # of the signature, action and attempt, as they count after it
+    fails: float
+    at_ms: int  # stream time
+    rulebook: str
+
+
 class FailureGroup(NamedTuple):
     """Failures of one minute in one shard, alike in everything but their repository."""
 
@@ -377,6 +428,7 @@ class ShardOutput(NamedTuple):
     detector_faults: list[DetectorFault] = []  # noqa: RUF012 - never added to in place
     job_hours: list[JobHour] = []  # noqa: RUF012 - never added to in place
     incidents: list[IncidentRow] = []  # noqa: RUF012 - likewise
+    act_outcomes: list[ActOutcome] = []  # noqa: RUF012 - likewise
     stats: ShardStats = ShardStats(0, 0, 0)
     closed: list[ClosedMinutes] = []  # noqa: RUF012 - likewise; for the fleet, mostly none
 

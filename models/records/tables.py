@@ -9,6 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 import pyarrow as pa
 
 from models.records.outputs import (
+    ActOutcome,
     DeadLetter,
     DecisionRow,
     DetectorFault,
@@ -28,6 +29,8 @@ TIMES: Final[Mapping[str, str]] = {
     "hour_ms": "hour",
     "not_before_ms": "not_before",
     "began_ms": "began_at",
+    "asked_ms": "asked_at",
+    "ended_ms": "ended_at",
 }
 """Fields that hold Unix milliseconds, and the columns of times that they become."""
 
@@ -37,6 +40,7 @@ RECORDS: Final[Mapping[str, type[Any]]] = {
     "findings": FindingRow,
     "decisions": DecisionRow,
     "incidents": IncidentRow,
+    "act_outcomes": ActOutcome,
     "dead_letters": DeadLetter,
     "detector_faults": DetectorFault,
 }

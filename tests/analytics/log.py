@@ -12,10 +12,12 @@ from analytics import rulebook as rulebooks
 from analytics.rulebook import Rulebook
 from analytics.shard import Shard
 from models.records import columns, payload
+from models.records.acted import Acted, ActedJob, ActResult
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.errors import ConfigError
-from models.records.event import Event, Outcome
+from models.records.event import Event, Outcome, case_id
 from models.records.evidence import Evidence, Line, Reading
+from models.records.ledger import act_id
 from models.records.outputs import FindingRow, FindingState, ShardOutput
 from models.records.raw import RawEntry
 from models.scorers.rerun_passes import RerunPasses
@@ -92,6 +94,12 @@ class Log:
         self.put(Entry(Kind.EVIDENCE, Encoding.JSON, at_ms, msgspec.json.encode(said)))
         return said
 
+    def acted(self, of: Event | Sequence[Event], at_ms: int, **given: Any) -> Acted:
+        """Append that failed jobs of one run were run again; DONE unless `given` says otherwise."""
+        said = acted_on([of] if isinstance(of, Event) else of, at_ms, **given)
+        self.put(Entry(Kind.OUTCOME, Encoding.JSON, at_ms, msgspec.json.encode(said)))
+        return said
+
     def heartbeats(self, since_ms: int, until_ms: int, step_ms: int = MINUTE) -> None:
         """Append a heartbeat every `step_ms`, the last at `until_ms`."""
         for at in (*range(since_ms, until_ms, step_ms), until_ms):
@@ -102,13 +110,51 @@ class Log:
         self.put(Entry(Kind.CONTROL, Encoding.JSON, at_ms, msgspec.json.encode({"rulebook": rulebook.digest})))
 
 
+def acted_on(failed: Sequence[Event], asked_ms: int, **given: Any) -> Acted:
+    """The record of a rerun of `failed`, jobs of one run attempt."""
+    run, meta = failed[0], failed[0].metadata
+    one = meta.rerun_after == "job"
+    known: dict[str, Any] = {
+        "action": "rerun_job" if one else "rerun_failed",
+        "target": run.job_id if one and run.job_id else "run",
+        "result": ActResult.DONE,
+        "signature": "github_set_up_job",
+        **given,
+    }
+    where: dict[str, Any] = {"instance": meta.instance, "repository": run.repository, "pipeline_id": run.pipeline_id}
+    where |= {"workflow_id": meta.workflow_id, "attempt": meta.attempt}
+    jobs = tuple(
+        ActedJob(event.id, event.metadata.workflow or "", event.metadata.job_name or "", known["signature"])
+        for event in failed
+    )
+    case, act = case_id(**where), act_id(**where, target=known["target"], action=known["action"])
+    known = {"jobs": jobs, "commit_sha": meta.commit_sha, "branch": meta.branch, "asked_ms": asked_ms, **known}
+    return Acted(act_id=act, decision_id=case, case_id=case, platform=run.platform, **where, **known)
+
+
+def rerun_of(failed: Event, outcome: Outcome, at_ms: int, number: int, **given: Any) -> Event:
+    """How rerun `number` of a failed job ends, as its platform counts reruns."""
+    meta = failed.metadata
+    again: dict[str, dict[str, Any]] = {
+        "github": {"attempt": meta.attempt + 1},
+        "gitlab": {},
+        "circleci": {"workflow_id": f"{meta.workflow_id}+{number}"},
+        "jenkins": {"pipeline_id": f"{failed.pipeline_id}+{number}"},
+    }
+    same = ("instance", "workflow", "workflow_id", "job_name", "attempt", "commit_sha", "branch", "rerun_after")
+    known = {name: getattr(meta, name) for name in (*same, "runner_labels")}
+    known |= {name: getattr(failed, name) for name in ("platform", "repository", "pipeline_id")}
+    job_id = None if failed.job_id is None else f"{failed.job_id}+{number}"
+    return make_event(outcome, at_ms, **known | {"job_id": job_id} | again[failed.platform] | given)
+
+
 _SAID = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses")
-ROWS = (*_SAID, "detector_faults", "job_hours", "closed")
+ROWS = (*_SAID, "detector_faults", "job_hours", "act_outcomes", "closed")
 
 
 def nothing() -> ShardOutput:
     """No rows yet."""
-    return ShardOutput([], [], [], [], [], [], [], [], closed=[])
+    return ShardOutput([], [], [], [], [], [], [], [], act_outcomes=[], closed=[])
 
 
 def add(said: ShardOutput, more: ShardOutput) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from typing import Any
@@ -60,9 +61,16 @@ def test_the_workload_shows_all_that_it_is_there_for(seed: int) -> None:
         "malformed_payload",
         "bad_control",
     }
+    assert {row.outcome for row in said.act_outcomes} >= {"passed", "failed_same", "failed_otherwise", "unseen"}
+    assert {row.masked for row in said.act_outcomes} == {True, False}
+    assert max(row.revision for row in said.act_outcomes) > 0
+    assert any("learnt" in json.loads(row.explanation) for row in said.decisions)
     assert max(row.revision for row in said.decisions) > 1
     assert not shard._runs._running
     assert not shard._cases._cases
+    assert not shard._outcomes._watches
+    assert not shard._outcomes.watched
+    assert not shard._outcomes.branches
     assert not shard._scopes.jobs._histories
     assert standing(said) == []
 
@@ -115,6 +123,17 @@ def _last(said: ShardOutput) -> dict[str, DecisionRow]:
     return {row.case_id: row for row in sorted(said.decisions, key=lambda row: row.revision)}
 
 
+def _attempts(said: ShardOutput) -> dict[str, tuple[str, str, str]]:
+    """What is in force about run attempts."""
+    return {c: (r.verdict, r.reason, r.calls) for c, r in _last(said).items() if r.because_of is None}
+
+
+def _asked(said: ShardOutput) -> set[tuple[str, str, str | None]]:
+    """What is in force about findings and to be done; words and numbers in it are of the time when it was said."""
+    stands = {row.finding_id for row in standing(said)}
+    return {(r.repository, r.reason, r.action) for r in _last(said).values() if r.because_of in stands}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_disorder_of_five_minutes_leaves_the_same_findings_and_decisions(seed: int) -> None:
     rng = random.Random(seed)
@@ -123,13 +142,14 @@ def test_disorder_of_five_minutes_leaves_the_same_findings_and_decisions(seed: i
     # What is usual for a job is known from minutes that closed in time; here only patience counts.
     impatient = rulebooks.compose(scorer=SCORER, detectors={"StuckJob": {"factor": 0}})
     in_order, _ = play(log_of(events, until_ms=end).entries, fresh(impatient))
-    expected = {case: (row.verdict, row.reason, row.calls) for case, row in _last(in_order).items()}
+    expected, asked = _attempts(in_order), _asked(in_order)
     stand = {(row.detector, row.subject) for row in standing(in_order)}
     assert stand
     for _ in range(3):
         said, _ = play(log_of(shuffled(rng, events, 5 * MINUTE), until_ms=end).entries, fresh(impatient))
         assert {(row.detector, row.subject) for row in standing(said)} == stand
-        assert {case: (row.verdict, row.reason, row.calls) for case, row in _last(said).items()} == expected
+        assert _attempts(said) == expected
+        assert _asked(said) == asked
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -150,13 +150,6 @@ def test_a_rulebook_that_is_not_to_be_had_is_a_dead_letter() -> None:
     assert shard.rulebook is RULEBOOK
 
 
-def test_kinds_of_a_later_release_are_kept_in_the_dead_letters() -> None:
-    log = Log()
-    log.put(Entry(Kind.OUTCOME, Encoding.JSON, T0, b"{}"))
-    said, _ = play(log.entries)
-    assert [d.reason for d in said.dead_letters] == ["not_read_yet"]
-
-
 def test_each_bad_event_of_a_packed_entry_is_a_dead_letter_of_its_own() -> None:
     good = make_event(Outcome.FAILED, T0, **TRANSIENT)
     bad = event_pb2.Event.FromString(payload.to_protobuf(good))
@@ -213,7 +206,7 @@ def test_a_rulebook_decides_from_its_control_entry_on() -> None:
 def test_a_snapshot_of_another_version_or_without_its_rulebook_is_refused() -> None:
     snapshot = fresh().snapshot()
     other = msgspec.msgpack.encode({**msgspec.msgpack.decode(snapshot), "v": 99})
-    with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 3"):
+    with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 3 and 4"):
         Shard.restore(other, RESOLVE)
     with pytest.raises(ConfigError, match="a snapshot that this release does not read"):
         Shard.restore((100).to_bytes(8, "little") + b"packed", RESOLVE)

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from models.records import payload
+from models.records.acted import Acted
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import Event, Outcome
 from models.records.evidence import Reading
-from tests.analytics.log import MINUTE, OTHER_RULEBOOK, T0, Log
+from tests.analytics.log import MINUTE, OTHER_RULEBOOK, T0, Log, acted_on, rerun_of
 from tests.events import make_event
 
 STEPS = ("Set up job", "Set up job", "Run tests", "Compile", "weird", None)
@@ -96,6 +97,7 @@ def log_of(events: list[Told], *, until_ms: int | None = None) -> Log:
     return log
 
 
+BAD_KINDS = (Kind.REJECT, Kind.CONTROL, Kind.EVIDENCE, Kind.OUTCOME)
 READINGS: tuple[dict[str, Any], ...] = (
     {},
     {"compared": True, "exit_code": 137},
@@ -115,19 +117,46 @@ def _shown(rng: random.Random, events: list[Told]) -> list[tuple[int, Event, lis
     return sorted(zip(at, (t.event for t in some), lines, strict=True), key=lambda s: (s[0], s[1].id))
 
 
+def _rerun(rng: random.Random, failed: Event, asked_ms: int, number: int) -> Told:
+    took, outcome = rng.choice([900, 90_000, 900_000]), rng.choice([*ENDS, Outcome.SKIPPED])
+    why = {"reason": "runner_interrupted"} if failed.platform == "gitlab" else {"step": rng.choice(STEPS)}
+    end = rerun_of(failed, outcome, asked_ms + took, number, duration_ms=took, **why)
+    return Told(asked_ms + took + 5000, end)
+
+
+def _healed(rng: random.Random, events: list[Told]) -> tuple[list[tuple[int, Acted]], list[Told]]:
+    """Acts on some of the failed jobs, told before or after what they cause; and the reruns, and some of nobody's."""
+    acts, reruns = [], []
+    for number, t in enumerate(events):
+        if t.event.failure_context is None or t.event.job_id is None or rng.random() < 0.4:
+            continue
+        asked = t.arrives_ms + rng.choice([1000, 60_000])
+        signature = rng.choice(["github_set_up_job", "gitlab_runner_interrupted"])
+        act = acted_on([t.event], asked, signature=signature, probe=rng.random() < 0.1)
+        acts += [(asked + rng.choice([0, 100, 200_000]), act)] * rng.choice([1, 1, 1, 2])
+        reruns += [_rerun(rng, t.event, asked, number)] * (rng.random() < 0.9)
+        reruns += [_rerun(rng, t.event, asked + 7_200_000, -number)] * (rng.random() < 0.2)
+    return sorted(acts, key=lambda act: (act[0], act[1].act_id)), reruns
+
+
 def full_log(rng: random.Random) -> Log:
     """A log with duplicates, disorder, all encodings, every kind, what cannot be read, and a change of the rulebook."""
-    log, events = Log(), shuffled(rng, told(rng), 40_000)
+    log, events = Log(), told(rng)
+    acts, reruns = _healed(rng, events)
+    events = shuffled(rng, [*events, *reruns], 40_000)
     half = len(events) // 3
     shown = _shown(rng, events)
     for i, t in enumerate(events):
         while shown and shown[0][0] <= t.arrives_ms:
             at, event, lines = shown.pop(0)
             log.evidence(event, at, **{"lines": lines, **rng.choice(READINGS)})
+        while acts and acts[0][0] <= t.arrives_ms:
+            at, act = acts.pop(0)
+            log.put(Entry(Kind.OUTCOME, Encoding.JSON, at, msgspec.json.encode(act)))
         if i == half:
             log.control(t.arrives_ms, OTHER_RULEBOOK)
         if rng.random() < 0.2:
-            kind = rng.choice([Kind.HEARTBEAT, Kind.HEARTBEAT, Kind.REJECT, Kind.CONTROL, Kind.EVIDENCE])
+            kind = rng.choice([Kind.HEARTBEAT, Kind.HEARTBEAT, *BAD_KINDS])
             said = msgspec.json.encode({"reason": "malformed_payload", "detail": "d", "source": "gh", "rulebook": "x"})
             log.put(Entry(kind, Encoding.JSON, t.arrives_ms, said))
         if rng.random() < 0.02:

@@ -1,0 +1,132 @@
+"""What waits for an incident to end, and for people: looked after by whichever healer comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any, Final, NamedTuple
+
+from connectors.postgres import AsyncConnection
+from models.records.ledger import HoldRules
+
+_LONGEST_SECONDS: Final = 4 * 3600.0
+"""For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
+
+_EXPIRE: Final = """
+UPDATE guard.healing SET state = 'refused', reason = 'expired', changed_at = clock_timestamp()
+WHERE state = 'proposed' AND expires_at <= clock_timestamp()
+RETURNING case_id, decision_id
+"""
+
+# Of each hold: what came of its probes, and of what was run again after it was over, the newest first.
+_STANDING: Final = """
+SELECT h.incident_id, h.state,
+       CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
+            ELSE EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) END AS going_on,
+       h.kind,
+       ARRAY(
+           SELECT o.outcome
+           FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
+           WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
+             AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
+           ORDER BY o.ended_at DESC, o.act_id
+           LIMIT %(most)s) AS outcomes
+FROM guard.holds h
+WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
+"""
+
+_RELEASE: Final = """
+WITH over AS (
+    UPDATE guard.holds SET state = 'over', ended_at = clock_timestamp(), why = %(why)s
+    WHERE incident_id = %(incident_id)s AND state = 'held'
+    RETURNING incident_id)
+UPDATE guard.healing h
+SET reason = 'released', probe = false, due_at = clock_timestamp() + random() * %(drain)s * interval '1 s',
+    changed_at = clock_timestamp()
+FROM over
+WHERE h.incident_id = over.incident_id AND h.state = 'waiting' AND h.reason = 'incident'
+RETURNING h.case_id
+"""
+
+_HOLD_AGAIN: Final = """
+UPDATE guard.holds
+SET state = 'held', began_at = clock_timestamp(), ended_at = NULL, why = NULL,
+    next_probe_at = clock_timestamp() + %(probe)s * interval '1 s'
+WHERE incident_id = %(incident_id)s AND state = 'over'
+"""
+
+_PROBE: Final = """
+WITH due AS (
+    UPDATE guard.holds SET next_probe_at = clock_timestamp() + %(probe)s * interval '1 s', probes = probes + 1
+    WHERE state = 'held' AND next_probe_at <= clock_timestamp()
+    RETURNING incident_id),
+chosen AS (
+    SELECT DISTINCT ON (h.incident_id) h.case_id
+    FROM guard.healing h JOIN due USING (incident_id)
+    WHERE h.state = 'waiting' AND h.reason = 'incident'
+    ORDER BY h.incident_id, h.queued_at DESC)
+UPDATE guard.healing h
+SET probe = true, due_at = clock_timestamp(), changed_at = clock_timestamp()
+FROM chosen WHERE h.case_id = chosen.case_id AND h.state = 'waiting' AND h.reason = 'incident'
+RETURNING h.case_id, h.incident_id
+"""
+
+_ORPHANS: Final = """
+UPDATE guard.healing h
+SET reason = 'released', due_at = clock_timestamp() + random() * %(drain)s * interval '1 s',
+    changed_at = clock_timestamp()
+WHERE h.state = 'waiting' AND h.reason = 'incident' AND h.changed_at < clock_timestamp() - interval '10 s'
+  AND NOT EXISTS (SELECT FROM guard.holds o WHERE o.incident_id = h.incident_id AND o.state = 'held')
+RETURNING h.case_id
+"""
+
+
+_LOOKED_AT: Final = 20
+"""Outcomes of one hold; no more than so many have to come in a row."""
+
+
+class Tended(NamedTuple):
+    """What was done: ids of cases, and of incidents with why."""
+
+    expired: list[tuple[str, str]]  # case and decision
+    probes: list[tuple[str, str]]  # case and incident
+    released: list[tuple[str, str, int]]  # incident, why, how many cases
+    held_again: list[str]
+
+
+async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
+    """Let proposals expire, choose probes, release what waited for incidents that are over; each thing once."""
+    given: dict[str, Any] = {
+        "probe": rules.probe_seconds,
+        "drain": rules.drain_seconds,
+        "longest": _LONGEST_SECONDS,
+    }
+    expired = await (await connection.execute(_EXPIRE)).fetchall()
+    released: list[tuple[str, str, int]] = []
+    held_again: list[str] = []
+    standing = await connection.execute(_STANDING, given | {"most": _LOOKED_AT})
+    for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
+        about = given | {"incident_id": incident_id}
+        ended = "incident_closed" if kind == "incident" else "too_long"
+        passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
+        over = ended if not going_on else "probes_passed" if passed else None
+        failed_again = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
+        if state == "held" and over is not None:
+            cursor = await connection.execute(_RELEASE, about | {"why": over})
+            released.append((str(incident_id), over, cursor.rowcount))
+        elif state == "over" and kind == "incident" and going_on and failed_again:
+            await connection.execute(_HOLD_AGAIN, about)
+            held_again.append(str(incident_id))
+    await connection.execute(_ORPHANS, given)
+    probes = await (await connection.execute(_PROBE, given)).fetchall()
+    return Tended(
+        [(str(case), str(decision)) for case, decision in expired],
+        [(str(case), str(incident)) for case, incident in probes],
+        released,
+        held_again,
+    )
+
+
+def in_a_row(outcomes: Iterable[str], wanted: str, otherwise: str) -> int:
+    """How often `wanted` came since `otherwise` came last, the newest first; what is neither says nothing."""
+    return sum(one == wanted for one in takewhile(lambda one: one != otherwise, outcomes))
