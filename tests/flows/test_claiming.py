@@ -181,7 +181,7 @@ def test_where_a_budget_is_spent_nothing_is_taken_of_the_others(
 def test_a_chain_of_reruns_is_charged_to_the_run_that_began_it(database: str, rows: Connection) -> None:
     limits = ROOMY._replace(cooldown_seconds=0, job_per_hour=99)
     decide(database, act(1, commit_sha=None))
-    settle(database, *claimed(database, limits=limits), ActState.DONE, Done(attempt=2))
+    settle(database, claimed(database, limits=limits)[0], ActState.DONE, Done(attempt=2))
     for attempt in (2, 3):
         decide(
             database, act(10 + attempt, 1, rerun(1, attempt=attempt), pipeline_id="1", attempt=attempt, commit_sha=None)
@@ -212,14 +212,14 @@ def test_jobs_that_fail_one_after_another_in_a_case_are_one_chain(database: str,
 
 def test_the_same_job_is_not_run_again_by_us_within_moments(database: str, rows: Connection) -> None:
     decide(database, act(1))
-    settle(database, *claimed(database), ActState.DONE, Done(attempt=2))
+    settle(database, claimed(database)[0], ActState.DONE, Done(attempt=2))
     decide(database, act(2, 1, rerun(1, attempt=2), pipeline_id="1", attempt=2))
     assert why(database) is Why.COOLDOWN
 
 
 def test_what_was_not_done_has_no_cooldown(database: str, rows: Connection) -> None:
     decide(database, act(1))
-    settle(database, *claimed(database), ActState.DROPPED)
+    settle(database, claimed(database)[0], ActState.DROPPED)
     decide(database, act(2, 1, rerun(1, attempt=2), pipeline_id="1", attempt=2))
     assert isinstance(claimed(database)[0], Taken)
 
@@ -295,7 +295,7 @@ def test_what_was_asked_for_and_is_withdrawn_is_found_out_all_the_same(database:
 
 def test_a_new_decision_that_asks_for_the_same_is_no_second_act(database: str, rows: Connection) -> None:
     decide(database, act(1))
-    settle(database, *claimed(database), ActState.DONE, Done(attempt=2))
+    settle(database, claimed(database)[0], ActState.DONE, Done(attempt=2))
     assert standing(rows, 1) == ("finished", "done")
     decide(database, act(1, 2))
     assert why(database) is Why.DONE
