@@ -235,6 +235,7 @@ class Acting:
         facts = Facts(
             now=now_ms / 1000,
             failed=row.occurred_ms / 1000,
+            not_before=None if row.not_before_ms is None else row.not_before_ms / 1000,
             mode="act",
             approved=False,
             reruns=reruns,

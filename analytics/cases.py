@@ -50,11 +50,19 @@ class Job(msgspec.Struct, array_like=True):
     labels_key: str = ""
     category: str | None = None
     environment: str | None = None
+    url: str | None = None
 
     def view(
-        self, *, in_deploy: bool, in_fork: bool, repeated: bool, run_environments: tuple[str, ...] = ()
+        self,
+        *,
+        in_deploy: bool,
+        in_fork: bool,
+        repeated: bool,
+        run_environments: tuple[str, ...] = (),
+        action: str | None = None,
+        quarantined: bool = False,
     ) -> FailedJob:
-        """The job as the policy sees it; what is true of its run is true of it."""
+        """The job as the policy sees it; what is true of its run is true of it. Its signature names `action`."""
         workflow, job_name = self.job_key.split(SEPARATOR, 3)[2:]
         own = () if self.environment is None or self.environment in run_environments else (self.environment,)
         return FailedJob(
@@ -66,7 +74,7 @@ class Job(msgspec.Struct, array_like=True):
             self.hard_stop,
             self.is_deploy or in_deploy,
             self.is_fork or in_fork,
-            self.allow_failure,
+            self.allow_failure or quarantined,
             self.native_retries,
             self.score,
             repeated,
@@ -75,6 +83,8 @@ class Job(msgspec.Struct, array_like=True):
             job_name or None,
             self.category,
             (*own, *run_environments),
+            action,
+            quarantined,
         )
 
 

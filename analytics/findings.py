@@ -53,6 +53,7 @@ class Findings:
         self._open: dict[str, Open] = {}
         self._cleared: Final[Generations[int]] = Generations(most)
         self.said: list[FindingRow] = []
+        self.heard: Callable[[Rule, str, FindingRow], None] = _not_heard
         self.raised: Callable[[Rule, str, Finding, Context], None] = _nobody
 
     def stands(self, detector: Rule, key: str) -> Open | None:
@@ -74,7 +75,7 @@ class Findings:
         elif finding != last.finding:
             last.revision += 1
             last.finding = finding
-            self._say(detector, last, FindingState.CHANGED, finding.message, where)
+            self._say(detector, key, last, FindingState.CHANGED, finding.message, where)
 
     def _raise(self, detector: Rule, key: str, finding: Finding, where: Context) -> None:
         name = _name(detector, key)
@@ -83,37 +84,37 @@ class Findings:
         about = subject_of(detector, key)
         made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding, about)
         self._open[name] = made
-        self._say(detector, made, FindingState.RAISED, finding.message, where)
+        self._say(detector, key, made, FindingState.RAISED, finding.message, where)
         self.raised(detector, key, finding, where)
 
     def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
         self._cleared.put(last.finding_id, last.revision)
         del self._open[_name(detector, key)]
-        self._say(detector, last, FindingState.CLEARED, why, where)
+        self._say(detector, key, last, FindingState.CLEARED, why, where)
 
-    def _say(self, detector: Rule, it: Open, state: FindingState, message: str, where: Context) -> None:
+    def _say(self, detector: Rule, key: str, it: Open, state: FindingState, message: str, where: Context) -> None:
         instance, repository, subject = it.about
-        self.said.append(
-            FindingRow(
-                finding_id=it.finding_id,
-                revision=it.revision,
-                shard=where.shard,
-                position=where.position,
-                detector=type(detector).__name__,
-                state=state.value,
-                instance=instance,
-                repository=repository,
-                subject=subject,
-                first_ms=it.finding.first_ms,
-                last_ms=it.finding.last_ms,
-                occurrences=it.finding.occurrences,
-                events=list(it.finding.events[-_MOST_EVENTS:]),
-                message=message,
-                at_ms=where.at_ms,
-                rulebook=where.rulebook,
-            )
+        row = FindingRow(
+            finding_id=it.finding_id,
+            revision=it.revision,
+            shard=where.shard,
+            position=where.position,
+            detector=type(detector).__name__,
+            state=state.value,
+            instance=instance,
+            repository=repository,
+            subject=subject,
+            first_ms=it.finding.first_ms,
+            last_ms=it.finding.last_ms,
+            occurrences=it.finding.occurrences,
+            events=list(it.finding.events[-_MOST_EVENTS:]),
+            message=message,
+            at_ms=where.at_ms,
+            rulebook=where.rulebook,
         )
+        self.said.append(row)
+        self.heard(detector, key, row)
 
     def withdraw(self, rules: Iterable[Rule], where: Context) -> None:
         """Clear all that stands of `rules`: nobody asks them any more."""
@@ -141,6 +142,10 @@ class Findings:
             finding = Finding(first, last, count, tuple(events), message)
             self._open[name] = Open(finding_id, revision, began_ms, finding, tuple(about))
         self._cleared.load(cleared)
+
+
+def _not_heard(_detector: Rule, _key: str, _row: FindingRow) -> None:
+    """Hear of a row and do nothing."""
 
 
 def _nobody(_rule: Rule, _key: str, _finding: Finding, _where: Context) -> None:

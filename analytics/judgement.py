@@ -11,6 +11,7 @@ from analytics.cases import Case, Job, Told
 from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, Seen
+from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes, kind_in_log, kind_of
 from analytics.journal import Journal
 from analytics.memory import Generations
@@ -22,7 +23,7 @@ from analytics.scopes import Place, Scopes
 from models.records.columns import Mark
 from models.records.event import Outcome, case_id
 from models.records.evidence import Evidence
-from models.records.outputs import DecisionRow, DiagnosisRow, Failure
+from models.records.outputs import DecisionRow, DiagnosisRow, Failure, Reason
 from models.scorers.rerun_passes import NONE
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
@@ -35,14 +36,15 @@ apart are decided on without each other, so it must be longer than a job usually
 class Cases:
     """The cases of one shard, and what a batch makes it say about them."""
 
-    def __init__(self, desk: Desk, scopes: Scopes, panes: FailurePanes, outcomes: Outcomes) -> None:
-        """Begin with none; failures are counted in `panes`, and may be what came of an act."""
+    def __init__(self, desk: Desk, scopes: Scopes, panes: FailurePanes, outcomes: Outcomes, errands: Errands) -> None:
+        """Begin with none; failures are counted in `panes`, may be what came of an act, and may need an errand."""
         self._desk: Final = desk
         self._scopes: Final = scopes
         self._panes: Final = panes
         self._outcomes: Final = outcomes
+        self._errands: Final = errands
         scopes.jobs.overtaken = self._overtaken
-        outcomes.conclude = self.conclude
+        outcomes.conclude = errands.settle_cases = self.conclude
         self._cases: dict[str, Case] = {}
         self._journal: Final = Journal()
         self.run_ends: Final[Generations[list[Any]]] = Generations(MOST_REMEMBERED)
@@ -129,6 +131,7 @@ class Cases:
         late = job.at_ms <= desk.stream_ms - desk.scopes[JOB].kept_ms
         self._unscored.append(Unscored(Failed(detail, case.case_id, cause, late), job, desk.where(position), known))
         if detail.job_name is not None:
+            self._errands.quarantines.failed(place.job)
             outcome, commit = OUTCOMES[rows.outcomes[i]], detail.commit_sha
             seen = Seen(
                 job.at_ms,
@@ -164,6 +167,8 @@ class Cases:
             return
         told = job.told.with_exit_code(case.platform, evidence.exit_code)
         proof = prove(catalogue, case.platform, told.facts, evidence, on=today)
+        if proof.match is not None and proof.cause.signature is not None:
+            self._errands.quarantines.names(job.failure_id, proof.match.captures)
         case.jobs[name] = new = _explained(job, proof.cause)
         place, cause = Place(job.job_key, job.labels_key), (proof.cause.signature, proof.cause.category)
         self._scopes.explained(place, job.failure_id, cause, mark.position)
@@ -245,13 +250,16 @@ class Cases:
 
     def _decide(self, touch: Touch) -> None:
         """Decide on a case as it stood; say so if what is to be done, and when and how, is not what was said last."""
-        case = touch.case
+        case, quarantines = touch.case, self._errands.quarantines
+        named = self._desk.rulebook.catalogue.named
         views = [
             job.view(
                 in_deploy=touch.in_deploy,
                 in_fork=touch.in_fork,
                 repeated=repeated,
                 run_environments=touch.environments,
+                action=named[job.signature].action.value if job.signature in named else None,
+                quarantined=quarantines.holds(job.job_key, job.failure_id),
             )
             for job, repeated in touch.jobs
         ]
@@ -271,6 +279,8 @@ class Cases:
             self.decisions.append(
                 decision_row(touch, decision, list(view.jobs), said, self._desk.rulebook, learnt=learnt)
             )
+            if decision.reason is Reason.NOT_FIRST_ATTEMPT:
+                self._errands.given_up(case, views, touch.where)
 
     def _learnt(self, view: CaseView, at_ms: int) -> tuple[CaseView, list[dict[str, Any]]]:
         """The case with the scores that its jobs have after what came of earlier acts, and what that changed."""
@@ -325,6 +335,7 @@ def _job(detail: Detail, cause: Cause, place: Place, at_ms: int) -> Job:
         labels_key=place.labels,
         category=cause.category,
         environment=detail.environment,
+        url=detail.url,
     )
 
 

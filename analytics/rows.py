@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,8 @@ class Rows:
         self.ids: Final[list[str]] = events.column("id").to_pylist()
         self.commits: Final[list[str | None]] = events.column("commit_sha").to_pylist()
         self.instances: Final[list[str]] = events.column("instance").to_pylist()
+        self.platforms: Final = events.column("platform")
+        self.guards: Final = _guards(events)
         main = _on_main(events)
         self.mains: Final[list[bool]] = main.tolist()
         labels = pc.fill_null(pc.binary_join(events.column("runner_labels"), ","), "")
@@ -195,6 +197,18 @@ def _on_main(events: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     named = pc.and_(pc.is_in(events.column("branch"), _MAINS), own)
     main: npt.NDArray[np.bool_] = pc.coalesce(events.column("is_default_branch"), named).to_numpy(zero_copy_only=False)
     return main.astype(np.bool_)
+
+
+Guard: TypeAlias = tuple[bool, str | None]
+"""Whether a job is a deployment, and the environment that it names."""
+
+
+def _guards(events: pa.RecordBatch) -> dict[int, Guard]:
+    """The rows that are deployments or name an environment."""
+    deploys, environments = pc.fill_null(events.column("is_deploy"), False), events.column("environment")
+    rows = np.flatnonzero(pc.or_(deploys, environments.is_valid()).to_numpy(zero_copy_only=False))
+    told = (column.take(pa.array(rows)).to_pylist() for column in (deploys, environments))
+    return dict(zip(rows.tolist(), zip(*told, strict=True), strict=True))
 
 
 def _ints(events: pa.RecordBatch, name: str) -> Ints:

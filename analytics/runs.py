@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import History, Seen
 from analytics.memory import Durations, Generations
 from analytics.panes import MINUTE_MS
 from analytics.queues import Queues
-from analytics.rows import OUTCOMES, Rows, split_job_run
+from analytics.rows import OUTCOMES, Guard, Rows, case_key_of, split_job_run
 from models.records.event import Outcome
 
 _WORDS: Final = tuple(outcome.value for outcome in OUTCOMES)
 _QUEUED: Final = Outcome.QUEUED.value
 _RUNNING: Final = Outcome.RUNNING.value
+
+
+_NOT_TOLD: Final = (None,) * 11
+"""Of each place, what stands there if an earlier release wrote none down."""
+
+
+class RunningJob(NamedTuple):
+    """A job that goes on, as its start told of it, and what the jobs of its run that go on are."""
+
+    job_key: str
+    outcome: Outcome
+    commit_sha: str | None
+    branch: str | None
+    in_deploy: bool
+    environments: tuple[str, ...]
 
 
 class Runs:
@@ -24,8 +39,10 @@ class Runs:
         """Begin with none running."""
         self._desk: Final = desk
         self._durations: Final = durations
-        # job run -> [at_ms, id, job key, outcome, due second, raised, both queued and running seen, labels key]
+        # job run -> [at_ms, id, job key, outcome, due second, raised, both queued and running seen, labels key, commit,
+        #             branch, guard or None]
         self._running: dict[str, list[Any]] = {}
+        self._guarded: Final[dict[str, dict[str, Guard]]] = {}  # run attempt -> its guarded job runs
         self.ended_early: Final[Generations[bool]] = Generations(MOST_REMEMBERED)
         self.queues: Final = Queues(desk)
 
@@ -36,6 +53,8 @@ class Runs:
             self.ended_early.put(job_run, True)
         if known is None:
             return
+        if known[10] is not None:
+            self._unguard(job_run)
         if known[3] == _QUEUED:
             self.queues.left(known[7], job_run, position)
         if known[5]:
@@ -58,11 +77,31 @@ class Runs:
                 self._absent_no_more(job_run, rows.positions[i])
         look = at + (desk.absent_ms if desk.first_look_ms is None else desk.first_look_ms)
         due = desk.timers.at(max(desk.stream_ms, look), "run", job_run)
-        self._running[job_run] = [at, event, rows.job_keys[i], word, due, False, both, labels]
+        told = rows.commits[i], rows.branches[i], rows.guards.get(i)
+        self._running[job_run] = [at, event, rows.job_keys[i], word, due, False, both, labels, *told]
+        if told[2] is not None:
+            self._guarded.setdefault(case_key_of(job_run), {})[job_run] = told[2]
         if word == _QUEUED:
             self.queues.joined(labels, job_run, at, event)
         else:
             self.queues.let_in(labels if known is None else known[7], job_run, at, event, rows.positions[i])
+
+    def _unguard(self, job_run: str) -> None:
+        key = case_key_of(job_run)
+        guarded = self._guarded.get(key, {})
+        guarded.pop(job_run, None)
+        if not guarded:
+            self._guarded.pop(key, None)
+
+    def about(self, job_run: str) -> RunningJob | None:
+        """A job that goes on, and what forbids to stop it or the run it is part of."""
+        known = self._running.get(job_run)
+        if known is None:
+            return None
+        guards = self._guarded.get(case_key_of(job_run), {}).values()
+        environments = tuple(sorted({environment for _, environment in guards if environment is not None}))
+        in_deploy = any(deploy for deploy, _ in guards)
+        return RunningJob(known[2], Outcome(known[3]), known[8], known[9], in_deploy, environments)
 
     def look(self, job_run: str, second: int, position: int) -> None:
         """Judge a job run that should have ended by now."""
@@ -98,6 +137,8 @@ class Runs:
     def _given_up(self, job_run: str, position: int) -> None:
         """Forget a job of which nothing was heard for too long."""
         known = self._running.pop(job_run)
+        if known[10] is not None:
+            self._unguard(job_run)
         if known[3] == _QUEUED:
             self.queues.left(known[7], job_run, position)
         self._absent_no_more(job_run, position, "nothing was heard of it for too long")
@@ -124,5 +165,9 @@ class Runs:
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
-        self._running, queues = state
+        running, queues = state
+        self._running = {job_run: [*known, *_NOT_TOLD[len(known) :]] for job_run, known in running.items()}
+        for job_run, known in self._running.items():
+            if known[10] is not None:
+                self._guarded.setdefault(case_key_of(job_run), {})[job_run] = known[10]
         self.queues.load(queues)

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import msgspec
 
 from analytics.dead import dead_letter
 from analytics.desk import Desk
+from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes
 from analytics.journal import packed, unpacked
 from analytics.judgement import Cases
@@ -42,7 +44,7 @@ from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStat
 
 SNAPSHOT_VERSION: Final = 4
 _READ_VERSIONS: Final = frozenset({3, SNAPSHOT_VERSION})
-"""Version 3 knew no outcomes of acts."""
+"""Version 3 knew no outcomes of acts, and no errands."""
 
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
@@ -76,6 +78,7 @@ class _Reject(msgspec.Struct):
     source: str | None = None
 
 
+_when: Final = attrgetter("at_ms", "position")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON can raise."""
 
@@ -109,7 +112,8 @@ class Shard:
         self._scopes: Final = Scopes(self._desk)
         self._failure_panes: Final = FailurePanes(number, from_ms)
         self._outcomes: Final = Outcomes(self._desk, self._scopes.jobs)
-        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes, self._outcomes)
+        self._errands: Final = Errands(self._desk, self._runs.about, self._scopes.jobs.find)
+        self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes, self._outcomes, self._errands)
         self._profiles: Final = Profiles(self._desk, from_ms)
         self._panes = Panes()
         self._open_minutes: set[int] = set()
@@ -123,6 +127,7 @@ class Shard:
             "act": self._outcomes.look,
             "pane": self._close,
             "turn": self._turn,
+            "quarantine": self._errands.quarantines.look,
             **self._scopes.when_due,
             **self._profiles.when_due,
         }
@@ -174,6 +179,7 @@ class Shard:
             self._ids.take_all(rows.ids)
         if new:
             self._add_to_panes(rows.count)
+        self._errands.know(rows.instances, rows.platforms)
         walk = iter(zip(range(rows.count), rows.ids, rows.stream, rows.codes, rows.job_runs, rows.at, strict=True))
         done = 0
         for mark in batch.marks:
@@ -202,10 +208,12 @@ class Shard:
     def _said(self, stats: ShardStats) -> ShardOutput:
         """Hand over what the batch made us say."""
         asking, findings, cases, outcomes = self._desk.asking, self._desk.findings, self._cases, self._outcomes
+        # In the order of the log, however it was cut: cases are concluded a batch at a time, errands at once.
+        decisions = sorted((*cases.decisions, *self._errands.said), key=_when)
         said = ShardOutput(
             cases.failures,
             findings.said,
-            cases.decisions,
+            decisions,
             self._aggregates,
             self._dead_letters,
             cases.diagnoses,
@@ -215,7 +223,7 @@ class Shard:
             stats=stats,
             closed=self._failure_panes.take(),
         )
-        asking.said, self._profiles.said, outcomes.said = [], [], []
+        asking.said, self._profiles.said, outcomes.said, self._errands.said = [], [], [], []
         findings.said, cases.failures, cases.decisions, cases.diagnoses = [], [], [], []
         return said
 
@@ -225,7 +233,7 @@ class Shard:
         outcomes = self._outcomes
         watched, branches = outcomes.watched, outcomes.branches
         instances, positions = rows.instances, rows.positions
-        some_seen = self._some_seen
+        some_seen, quarantines = self._some_seen, self._errands.quarantines
         for i, event, stream, code, job_run, at in part:
             if stream > desk.stream_ms:
                 desk.stream_ms = stream
@@ -245,6 +253,8 @@ class Shard:
                 again = self._scopes.jobs.passed(rows, i, job_run)
                 if again or watched:
                     outcomes.job_ended(rows, i, job_run, again=again)
+                if quarantines.by_job and rows.job_keys[i] in quarantines.by_job:
+                    quarantines.passed(rows.job_keys[i], positions[i])
             elif code != JOB_ENDED:
                 self._cases.trouble(rows, i, job_run, code)
             else:
@@ -278,7 +288,13 @@ class Shard:
         memories = (
             (self._ids, self._runs.ended_early, self._scopes.jobs.early, self._cases.run_ends, self._outcomes.ends)
             if index == 0
-            else (self._cases.retired, self._desk.findings, self._outcomes.known, self._outcomes.failed_runs)
+            else (
+                self._errands,
+                self._cases.retired,
+                self._desk.findings,
+                self._outcomes.known,
+                self._outcomes.failed_runs,
+            )
         )
         for memory in memories * passed:
             memory.turn()
@@ -340,7 +356,9 @@ class Shard:
         except MalformedPayload as error:
             self._dead(mark, error.reason, error.detail)
             return
+        self._cases.conclude()
         self._outcomes.acted(acted, mark.position)
+        self._errands.acted(acted, mark.position)
 
     def _reject(self, mark: Mark) -> None:
         try:
@@ -411,6 +429,7 @@ class Shard:
             "open_minutes": sorted(self._open_minutes),
             "turns": self._turns,
             "bad_in_window": self._bad_in_window,
+            "errands": self._errands.state(),
         }
         return msgspec.msgpack.encode(
             {
@@ -458,6 +477,8 @@ class Shard:
         shard._durations.load(rest["durations"])
         shard._panes = Panes.of(rest["panes"])
         shard._failure_panes.load(rest["failure_panes"])
+        if "errands" in rest:
+            shard._errands.load(rest["errands"])
         shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard
@@ -469,5 +490,5 @@ class Shard:
             timers.at((turn + 1) * span if turn else 0, "turn", span)
         for minute in self._open_minutes:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
-        for part in (self._runs, self._scopes, self._cases, self._outcomes, self._profiles):
+        for part in (self._runs, self._scopes, self._cases, self._outcomes, self._profiles, self._errands):
             part.set_timers()

@@ -21,8 +21,12 @@ _COMPARED: Final = (*_JUDGED, "signature", "score", "model", "explanation")
 
 
 def in_force(decisions: pl.LazyFrame) -> pl.LazyFrame:
-    """The last revision of each decision."""
-    return decisions.sort("case_id", "revision").unique("case_id", keep="last", maintain_order=True)
+    """The last revision of each decision about a run attempt; what is done about findings follows from these."""
+    return (
+        decisions.filter(pl.col("because_of").is_null())
+        .sort("case_id", "revision")
+        .unique("case_id", keep="last", maintain_order=True)
+    )
 
 
 def compared(before: Mapping[str, pl.LazyFrame], after: Mapping[str, pl.LazyFrame]) -> dict[str, Any]:

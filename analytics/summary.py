@@ -9,7 +9,7 @@ import polars as pl
 
 from analytics.past import Span
 from analytics.side_by_side import in_force
-from models.records.outputs import FindingState, IncidentState
+from models.records.outputs import FindingState, IncidentState, Verdict
 
 _SHOWN: Final = 3
 _MOST: Final = 15
@@ -60,10 +60,13 @@ def decisions(tables: Tables) -> dict[str, Any]:
     """What is in force at the end, by verdict and reason, and how often a decision changed."""
     rows = tables["decisions"]
     last = in_force(rows).select("verdict", "reason").collect()
+    besides = rows.filter(pl.col("because_of").is_not_null())
+    asked = besides.filter(pl.col("verdict") == Verdict.ACT.value).select("action", "case_id").unique().collect()
     return {
         "cases": len(last),
-        "revisions": rows.select(pl.len()).collect().item(),
+        "revisions": rows.filter(pl.col("because_of").is_null()).select(pl.len()).collect().item(),
         "by_reason": _counts(last, "verdict", "reason"),
+        "about_findings": _counts(asked, "action"),
     }
 
 

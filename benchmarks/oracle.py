@@ -67,7 +67,7 @@ def _count(workload: Workload) -> Expected:
 
 _FOUND: Final = """
 SELECT (SELECT count(*) FROM guard.failures),
-       (SELECT count(DISTINCT case_id) FROM guard.decisions),
+       (SELECT count(DISTINCT case_id) FROM guard.decisions WHERE because_of IS NULL),
        count(*), sum(started), sum(completed), sum(failed), sum(duration_ms_sum)
 FROM guard.aggregates
 """

@@ -48,6 +48,7 @@ _PRUNED = (
     "reconciled",
     "hooks",
     "redeliveries",
+    "quarantines",
 )
 
 _MIGRATIONS_TABLE = b"""

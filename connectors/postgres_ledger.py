@@ -319,7 +319,7 @@ def _calls(rows: Iterable[Mapping[str, Any]]) -> tuple[Call, ...]:
 
 def target_of(call: Call) -> str:
     """What of its run a call is about."""
-    return call.job_id or "run"
+    return call.target
 
 
 def intents(case: Case) -> list[Act]:

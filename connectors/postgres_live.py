@@ -103,7 +103,8 @@ _FINDINGS: Final = """
 SELECT detector, state, count(*) FROM guard.findings WHERE written_at >= %(since)s GROUP BY 1, 2 ORDER BY 1, 2
 """
 _LANDED: Final = """
-SELECT d.decision_id, d.written_at, d.platform, d.repository, f.job_name, greatest(cardinality(d.jobs) - 1, 0),
+SELECT d.decision_id, d.written_at, d.platform, d.repository,
+       coalesce(f.job_name, d.explanation #>> '{jobs,0,job_name}'), greatest(cardinality(d.jobs) - 1, 0),
        coalesce(d.signature, f.signature), d.score, d.verdict, d.reason
 FROM guard.decisions d LEFT JOIN guard.explained_failures f ON f.failure_id = d.jobs[1]
 WHERE d.written_at >= %(since)s ORDER BY d.written_at DESC, d.decision_id LIMIT %(most)s

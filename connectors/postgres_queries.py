@@ -55,7 +55,7 @@ def explain(connection: Connection, about: UUID, *, around: timedelta = timedelt
 
 
 _CASES = """
-SELECT case_id FROM guard.decisions WHERE %(id)s IN (decision_id, case_id)
+SELECT case_id FROM guard.decisions WHERE %(id)s IN (decision_id, case_id, because_of)
 UNION
 SELECT case_id FROM guard.failures WHERE %(id)s IN (failure_id, case_id)
 UNION
@@ -70,6 +70,7 @@ _FINDINGS = """
 SELECT finding.*
 FROM guard.findings finding
 WHERE finding.finding_id = %(id)s
+   OR finding.finding_id IN (SELECT because_of FROM guard.decisions WHERE case_id = ANY (%(cases)s))
    OR %(id)s = ANY (finding.events)
    OR EXISTS (
        SELECT FROM guard.failures failure

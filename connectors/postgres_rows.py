@@ -41,7 +41,17 @@ TEXT_BYTES: Final = 32 << 20  # a jsonb value ends at 256 MiB, and both sides ho
 _TYPES_BY_NAME = {
     **dict.fromkeys(TIMES, "timestamptz"),
     **dict.fromkeys(
-        ("failure_id", "case_id", "finding_id", "decision_id", "dead_letter_id", "fault_id", "incident_id", "act_id"),
+        (
+            "failure_id",
+            "case_id",
+            "finding_id",
+            "decision_id",
+            "dead_letter_id",
+            "fault_id",
+            "incident_id",
+            "act_id",
+            "because_of",
+        ),
         "uuid",
     ),
     **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "ends"), "jsonb"),

@@ -21,7 +21,7 @@ import structlog
 
 from analytics.guards import Limits
 from analytics.policy.rules import Policy
-from connectors import metrics, postgres_audit
+from connectors import metrics, postgres_audit, postgres_quarantines
 from connectors.delivery import Delivery
 from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
@@ -32,13 +32,14 @@ from flows.books import Books
 from flows.carrying import Carrier
 from flows.claiming import Claimer
 from flows.healer import Healer
+from flows.notifying import channels_of
 from flows.operating import operator_app
 from flows.rulebooks import configured as configured_rulebook
 from flows.serving import all_until, server
 from flows.settings import Settings
 from flows.stopping import Switch
 from models.records.acted import Acted
-from models.records.calls import Notify, Refusal, Refused, Result
+from models.records.calls import Done, Quarantine, Result
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import GuardError
 from models.records.event import shard_of
@@ -72,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands, act = actable(settings), settings.act
+    hands, act, channels = actable(settings), settings.act, channels_of(settings)
     metrics.expose("act", version=version("pipeline-guard"))
     served = metrics.serve(act.metrics_host, act.metrics_port + number)
     name = f"{socket.gethostname()}:{act.metrics_port + number}"
@@ -80,14 +81,25 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     books = Books(url, name=name, lease_seconds=act.lease.total_seconds())
     appender = Appender(settings.redis.url.get_secret_value())
     switch = Switch(act.stop_file, url, healer=name)
+
+    def stopped() -> bool:
+        return switch.stopped() is not None
+
     healer = Healer(
         books,
         name=name,
         url=url,
         claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
-        carrier=Carrier(books, hands, notify=_nobody, stopped=lambda: switch.stopped() is not None, draw=random.random),
+        carrier=Carrier(
+            books,
+            hands,
+            notify=channels.notify,
+            set_aside=partial(_set_aside, books, name),
+            stopped=stopped,
+            draw=random.random,
+        ),
         rules=rules_of(settings),
-        stopped=lambda: switch.stopped() is not None,
+        stopped=stopped,
         tell=partial(_tell, appender),
         concurrency=act.concurrency,
     )
@@ -157,8 +169,15 @@ async def _tell(appender: Appender, acted: Acted) -> None:
     await appender.append(Delivery(shard, ((entry, f"act {acted.act_id} {acted.result}"),)))
 
 
-async def _nobody(_call: Notify) -> Result:
-    return Refused(Refusal.IMPOSSIBLE, "nobody is to be notified: no [notify] is set")
+async def _set_aside(books: Books, name: str, case: Case, call: Quarantine) -> Result:
+    """Write down that a job is in quarantine."""
+    by = case.approved_by or f"healer {name}"
+    await books.insist(
+        lambda ledger: postgres_quarantines.begin(
+            ledger.connection, call, decision_id=case.decision_id, case_id=case.case_id, begun_by=by
+        )
+    )
+    return Done()
 
 
 async def _said_always(ledger: Ledger, case: Case) -> str | None:

@@ -28,6 +28,7 @@ from models.records.calls import (
     Call,
     Done,
     Notify,
+    Quarantine,
     Refusal,
     Refused,
     Result,
@@ -88,6 +89,7 @@ class Carrier:
         hands: Mapping[Way, Hands],
         *,
         notify: Callable[[Notify], Awaitable[Result]],
+        set_aside: Callable[[Case, Quarantine], Awaitable[Result]],
         stopped: Callable[[], bool],
         draw: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
@@ -96,6 +98,7 @@ class Carrier:
         self._book = book
         self._hands = hands
         self._notify = notify
+        self._set_aside = set_aside
         self._stopped = stopped
         self._draw = draw
         self._monotonic = monotonic
@@ -103,8 +106,9 @@ class Carrier:
 
     async def carry_out(self, case: Case, act: Act) -> Ended:
         """Bring `act` as far as it can be brought now."""
-        if isinstance(act.call, Notify):
-            return await self._tell_people(case, act, act.call)
+        if isinstance(act.call, Notify | Quarantine):
+            ourselves = self._tell_people if isinstance(act.call, Notify) else self._put_aside
+            return await ourselves(case, act)
         hands = self._hands.get((act.call.platform, act.call.instance))
         platform = PLATFORMS[act.call.platform]
         talk = platform.ask(act.call)
@@ -114,7 +118,10 @@ class Carrier:
         way = _Way(hands, platform, case, act)
         if act.asked is not None:
             return await self._found_out(way, act.before)
-        state = await self._read(way)
+        return await (self._read_and_ask(way) if act.call.moves_run else self._ask(way, None))
+
+    async def _read_and_ask(self, way: _Way) -> Ended:
+        act, state = way.act, await self._read(way)
         if not isinstance(state, RunState):
             return self._unread(way, state)
         if act.before is not None and happened(act.call, act.before, state):
@@ -126,7 +133,7 @@ class Carrier:
             return Settled(ActState.DROPPED, why, None)
         return await self._ask(way, state)
 
-    async def _ask(self, way: _Way, before: RunState) -> Ended:
+    async def _ask(self, way: _Way, before: RunState | None) -> Ended:
         case, act = way.case, way.act
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
@@ -140,7 +147,7 @@ class Carrier:
             return Later(Why.STOPPED, _STOPPED_SECONDS) if self._stopped() else None
         return await self._answered(way._replace(act=act._replace(tries=act.tries + 1)), before, result)
 
-    async def _answered(self, way: _Way, before: RunState, result: Result) -> Ended:
+    async def _answered(self, way: _Way, before: RunState | None, result: Result) -> Ended:
         act = way.act
         match result:
             case Done():
@@ -224,14 +231,24 @@ class Carrier:
         call = way.act.call
         return await way.hands.hold(way.platform.look(call), call.repository)
 
-    async def _tell_people(self, case: Case, act: Act, call: Notify) -> Ended:
+    async def _put_aside(self, case: Case, act: Act) -> Ended:
+        """Nobody is asked for it: it is a row of our own, which is there once however often it is written."""
+        if self._stopped():
+            return Later(Why.STOPPED, _STOPPED_SECONDS)
+        if act.asked is None and not await self._book.asking(case, act, None):
+            return None
+        assert isinstance(act.call, Quarantine)
+        return Settled(ActState.DONE, None, await self._set_aside(case, act.call))
+
+    async def _tell_people(self, case: Case, act: Act) -> Ended:
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
         if act.asked is not None:
             return Settled(ActState.UNKNOWN, Why.UNKNOWN, None)  # said twice is worse than perhaps not said
         if await self._book.asking(case, act, None) is None:
             return None
-        result = await self._notify(call)
+        assert isinstance(act.call, Notify)
+        result = await self._notify(act.call)
         match result:
             case Done():
                 return Settled(ActState.DONE, None, result)

@@ -28,7 +28,7 @@ from analytics.guards import (
     rule,
     short,
 )
-from analytics.policy.rules import Mode, Policy, Subject, least_mode
+from analytics.policy.rules import Mode, Policy, Subject, least_mode, names_of
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
@@ -259,7 +259,7 @@ def mode_now(case: Case, policy: Policy) -> Mode:
                 job.get("job_name"),
                 job.get("signature"),
                 job.get("category"),
-                case.action or "",
+                names_of(case.action or "", case.calls),
             )
         )
         mode = "observe" if terms.never else least_mode(mode, terms.mode)

@@ -33,6 +33,7 @@ from flows import (
     people_commands,
     policy_check,
     publish,
+    quarantine_commands,
     reconcile_commands,
     recorded,
     rulebook_commands,
@@ -79,6 +80,7 @@ app.meta.default_parameter = PLAIN
 app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(quarantine_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
 app.command(reconcile_commands.reconcile)

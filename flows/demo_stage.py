@@ -141,6 +141,7 @@ class Files:
             "[rulebook.policy]",
             'mode = "act"',
             "backoff_seconds = 1",
+            "outage_backoff_seconds = 2",
             "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',

@@ -45,6 +45,16 @@ WORDS: Final[Mapping[Reason, str]] = {
     Reason.PROTECTED_ENVIRONMENT: "it uses an environment that people depend on",
     Reason.FORBIDDEN: "a rule of the policy forbids it",
     Reason.FORK_NEEDS_APPROVAL: "a rerun is likely to pass, and for a fork somebody has to approve it",
+    Reason.QUARANTINED: "the job, or the test of it that failed, is in quarantine because it is flaky",
+    Reason.JOB_STUCK: "a job does not go on, for longer than it ever took",
+    Reason.JOB_BROKEN: "a job fails again and again, and a rerun helps nobody",
+    Reason.JOB_FLAKY: "a job is proven to be flaky, and somebody should mend it",
+    Reason.FOUND: "a detector found something that an action answers",
+    Reason.GIVEN_UP: "what was run again failed again, and people are told once",
+    Reason.FINDING_CLEARED: "what was found does not hold any more",
+    Reason.QUARANTINE_EXPIRED: "the time of the quarantine is over",
+    Reason.QUARANTINE_PASSED: "the job has passed many times in a row, and its quarantine is over",
+    Reason.QUARANTINE_RELEASED: "a person ended the quarantine",
 }
 
 _TOLD: Final = ("platform", "outcome", "reason", "step", "exit_code")
@@ -152,7 +162,8 @@ def shown(explained: Explained) -> Iterator[RenderableType]:
     for case in explained.cases:
         failures = [row for row in explained.failures if row["case_id"] == case]
         decisions = [row for row in explained.decisions if row["case_id"] == case]
-        yield facts(f"run attempt {case}", _run((decisions or failures)[-1]))
+        about = "finding" if decisions and decisions[-1]["because_of"] else "run attempt"
+        yield facts(f"{about} {case}", _run((decisions or failures)[-1]))
         for row in decisions:
             yield facts(f"decision {row['decision_id']}, revision {row['revision']}", _decision(row))
         for row in failures:

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from rich.console import RenderableType
 
 from analytics.policy.account import Account, Condition, RuleAccount, account
-from analytics.policy.decide import CaseView, Decision, FailedJob, action_for, decide, subject_of
+from analytics.policy.decide import CaseView, Decision, FailedJob, choose, decide, subject_of
 from analytics.policy.rules import Subject
 from analytics.rulebook import Rulebook
 from analytics.signatures.catalogue import Signature
@@ -91,7 +91,7 @@ def look(asked: Asked, settings: Settings, rulebook: Rulebook) -> Said:
         ConfigError: there is no such job or signature.
     """
     case = _case(asked, settings, rulebook)
-    subject = subject_of(case, case.jobs[0], action_for(case, case.jobs))
+    subject = subject_of(case, case.jobs[0], choose(case, case.jobs, rulebook.policy).names)
     decision = decide(case, rulebook.policy)
     lines = policy_files.lines(settings, policy_files.written(settings).places)
     return Said(subject, account(rulebook.policy, subject), lines, case.jobs[0], decision, decision.not_before_ms)
@@ -135,6 +135,7 @@ def _job(asked: Asked, job_name: str | None, rulebook: Rulebook) -> FailedJob:
         workflow=asked.workflow,
         job_name=job_name,
         category=cause.category.value if cause else None,
+        action=cause.action.value if cause else None,
         environments=(asked.environment,) if asked.environment else (),
     )
 

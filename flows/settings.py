@@ -323,6 +323,14 @@ class Act(Section):
         return people
 
 
+class Notify(Section):
+    """Whom healers tell what only people can mend: see flows/notifying.py."""
+
+    urls: Annotated[list[Secret], Listed] = []  # of Apprise
+    timeout: Duration = timedelta(seconds=10)
+    most_per_subject_an_hour: Annotated[int, Field(ge=1, le=60)] = 2  # of one finding, by one healer
+
+
 class Redaction(Section):
     """What hides secrets and mail addresses."""
 
@@ -356,6 +364,7 @@ class Retention(Section):
     reconciled: Days = 90
     hooks: Days = 90
     redeliveries: Days = 7
+    quarantines: Days = 400
 
 
 class Logging(Section):
@@ -381,6 +390,7 @@ class Settings(BaseSettings):
     archive: Archive = Archive()
     act: Act = Act()
     reconcile: Reconcile = Reconcile()
+    notify: Notify = Notify()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

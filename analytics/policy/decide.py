@@ -10,17 +10,28 @@ The verdict says what is right to do, the mode what may come of it: ACT is carri
 never has that mode: where a rule lets it be run again on approval, it is ACT, fork_needs_approval, in mode suggest at
 most, with its calls ready for whoever approves.
 
+What is done is one of analytics/actions: the one that the signature of a failed job names, where the platform can and
+the policy has not turned it off, else a plain rerun, of the jobs where the platform takes jobs and of what failed of
+the run where it does not. To rules it goes by its own name and by those of its calls, so that who forbids a rerun
+forbids a delayed one too.
+
 What is done may have to wait: `not_before_ms` is the end of what failed, and then `backoff_seconds`, longer with each
-try, and up to a quarter more by the case's id, so that what failed together does not come back together.
+try, and up to a quarter more by the case's id, so that what failed together does not come back together. After what
+lasts as outages do it is `outage_backoff_seconds`, if that is longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, of_all
-from models.records.event import Outcome, case_id
+import msgspec
+
+from analytics.actions.action import FAILURE, Action, healing
+from analytics.actions.action import Case as Asked
+from analytics.policy.rules import Mode, Policy, Subject, Terms, least_mode, names_of, of_all
+from models.records.calls import Call
+from models.records.event import Outcome, PlatformName, case_id
 from models.records.outputs import Reason, Verdict
 
 __all__ = ["RERUN_FAILED", "RERUN_JOB", "CaseView", "Decision", "FailedJob", "Policy", "decide"]
@@ -51,6 +62,8 @@ class FailedJob(NamedTuple):
     job_name: str | None = None
     category: str | None = None
     environments: tuple[str, ...] = ()  # its own, and those that its run speaks of
+    action: str | None = None  # that its signature names
+    quarantined: bool = False  # it may fail, then
 
 
 class CaseView(NamedTuple):
@@ -118,15 +131,24 @@ _NEVER: Final[tuple[tuple[Reason, Callable[[_Weighed], bool], bool], ...]] = (
 may bring a hard stop to light that forbids what all the rest would allow."""
 
 
+class Chosen(NamedTuple):
+    """What would be done: None where the policy has turned all of it off."""
+
+    action: Action | None
+    names: str  # as rules are asked about it
+    calls: tuple[Call, ...]
+    asked: Asked
+
+
 def decide(case: CaseView, policy: Policy) -> Decision:
     """What is to be done about `case`; jobs that were allowed to fail are left out of it."""
     jobs = [job for job in case.jobs if not job.allow_failure]
-    action = action_for(case, jobs)
-    rerun = jobs if action == RERUN_JOB else case.jobs  # a rerun of the run takes every failed job with it
-    weighed = [_weigh(case, job, policy, action) for job in sorted(rerun, key=_by_time)]
+    chosen = choose(case, jobs, policy)
+    rerun = jobs if chosen.asked.alone else case.jobs  # a rerun of the run takes every failed job with it
+    weighed = [_weigh(case, job, policy, chosen) for job in sorted(rerun, key=_by_time)]
     terms = of_all([each.terms for each in weighed]) if weighed else policy.base
     of_fork = any(job.is_fork for job in jobs)
-    said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, action, weighed, terms)
+    said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, chosen, weighed, terms)
     return Decision(
         *said[:6],
         mode=least_mode(terms.mode, "suggest") if of_fork else terms.mode,
@@ -135,13 +157,40 @@ def decide(case: CaseView, policy: Policy) -> Decision:
     )
 
 
-def _weigh(case: CaseView, job: FailedJob, policy: Policy, action: str) -> _Weighed:
-    terms = policy.terms_of(subject_of(case, job, action)) if policy.rules else policy.base
+def choose(case: CaseView, jobs: _Jobs, policy: Policy) -> Chosen:
+    """The action that would heal `jobs`: one that a signature names where there is one, else a plain rerun."""
+    wanted = frozenset([job.action for job in jobs if job.action is not None])
+    asked = Asked(
+        cast("PlatformName", case.platform),
+        case.instance,
+        case.repository,
+        case.pipeline_id,
+        case.workflow_id,
+        case.attempt,
+        case.rerun_after,
+        tuple([job.job_id for job in jobs]),
+        wanted,
+    )
+    able = (action for action in healing(FAILURE) if case.platform in action.platforms and action.fits(asked))
+    action = next((action for action in able if policy.allows(action.name)), None)
+    if action is None:
+        return Chosen(None, action_for(case, jobs), (), asked)
+    calls = action.calls(asked)
+    return Chosen(action, names_of(action.name, calls), calls, asked)
+
+
+def _weigh(case: CaseView, job: FailedJob, policy: Policy, chosen: Chosen) -> _Weighed:
+    terms = policy.terms_of(subject_of(case, job, chosen.names)) if policy.rules else policy.base
+    if chosen.action is None:
+        terms = terms._replace(never=True)
     return _Weighed(job, terms, bool(job.environments) and policy.protects(job.environments))
 
 
 def subject_of(case: CaseView, job: FailedJob, action: str) -> Subject:
-    """What rules look at. While the log of `job` is awaited, none is followed that asks for its cause."""
+    """What rules look at; `action` are the names of what would be done.
+
+    While the log of `job` is awaited, none is followed that asks for its cause.
+    """
     cause = (None, None) if job.awaits_log else (job.signature, job.category)
     return Subject(
         case.platform, case.instance, case.repository, case.branch, job.workflow, job.job_name, *cause, action
@@ -155,7 +204,8 @@ def _refusal(case: CaseView, jobs: _Jobs, weighed: Sequence[_Weighed], terms: Te
     if case.ended in _CALLED_OFF:
         return Decision(Verdict.SKIP, Reason.RUN_CANCELLED)
     if not jobs:
-        return Decision(Verdict.SKIP, Reason.ALLOWED_TO_FAIL)
+        aside = any(job.quarantined for job in case.jobs)
+        return Decision(Verdict.SKIP, Reason.QUARANTINED if aside else Reason.ALLOWED_TO_FAIL)
     for reason, refuses, in_any in _NEVER:
         for each in weighed:
             if refuses(each) and (in_any or not each.job.allow_failure):
@@ -176,21 +226,23 @@ def _about_all(case: CaseView, jobs: _Jobs, worst: FailedJob, terms: Terms) -> R
     return None
 
 
-def _go_ahead(case: CaseView, jobs: _Jobs, action: str, weighed: Sequence[_Weighed], terms: Terms) -> Decision:
+def _go_ahead(case: CaseView, jobs: _Jobs, chosen: Chosen, weighed: Sequence[_Weighed], terms: Terms) -> Decision:
     """A rerun, or waiting until the platform takes it."""
     worst = _worst(jobs)
     if case.rerun_after == "run" and case.ended is None:
         if case.given_up:
             return Decision(Verdict.SKIP, Reason.RUN_END_UNSEEN, worst.signature, worst.score)
         return Decision(Verdict.WAIT, Reason.RUN_IN_PROGRESS, worst.signature, worst.score)
+    assert chosen.action is not None
     return Decision(
         Verdict.ACT,
         Reason.FORK_NEEDS_APPROVAL if any(job.is_fork for job in jobs) else Reason.TRANSIENT_CAUSE,
         worst.signature,
         worst.score,
-        action,
-        _calls(case, jobs, action),
-        not_before_ms=_end_ms(case, weighed, action) + _wait_ms(case, _tries(case, jobs), terms),
+        chosen.action.name,
+        tuple(msgspec.to_builtins(call) for call in chosen.calls),
+        not_before_ms=_end_ms(case, weighed, alone=chosen.asked.alone)
+        + _wait_ms(case, _tries(case, jobs), terms, outage=chosen.action.waits),
     )
 
 
@@ -208,15 +260,16 @@ def _tries(case: CaseView, jobs: _Jobs) -> int:
     return case.attempt + max([job.native_retries for job in jobs])
 
 
-def _end_ms(case: CaseView, weighed: Sequence[_Weighed], action: str) -> int:
+def _end_ms(case: CaseView, weighed: Sequence[_Weighed], *, alone: bool) -> int:
     """When what would be run again had ended, in event time."""
     last_ms = max([each.job.at_ms for each in weighed])
-    return last_ms if action == RERUN_JOB else max(last_ms, case.ended_ms)
+    return last_ms if alone else max(last_ms, case.ended_ms)
 
 
-def _wait_ms(case: CaseView, tries: int, terms: Terms) -> int:
+def _wait_ms(case: CaseView, tries: int, terms: Terms, *, outage: bool) -> int:
     """For how long after that nothing is done: never random, and always the same for the same run attempt."""
-    shortest_ms = terms.backoff_seconds * 1000
+    shortest_seconds = max(terms.backoff_seconds, terms.outage_backoff_seconds) if outage else terms.backoff_seconds
+    shortest_ms = shortest_seconds * 1000
     if shortest_ms == 0:
         return 0
     longest_ms = max(terms.longest_backoff_seconds * 1000, shortest_ms)
@@ -238,20 +291,6 @@ def _lot(case: CaseView) -> int:
 
 
 def action_for(case: CaseView, jobs: _Jobs) -> str:
-    """What would be asked of the platform: to run `jobs` alone once more where it can, else all that failed."""
+    """The call that runs again what failed, whatever else is done: `jobs` alone where the platform can."""
     alone = case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
     return RERUN_JOB if alone else RERUN_FAILED
-
-
-def _calls(case: CaseView, jobs: _Jobs, action: str) -> tuple[dict[str, Any], ...]:
-    """The calls that run what failed once more."""
-    run = {
-        "platform": case.platform,
-        "instance": case.instance,
-        "repository": case.repository,
-        "pipeline_id": case.pipeline_id,
-        "workflow_id": case.workflow_id,
-        "attempt": case.attempt,
-    }
-    ids = sorted(job.job_id for job in jobs if job.job_id is not None) if action == RERUN_JOB else [None]
-    return tuple({"call": action, **run, "job_id": job_id} for job_id in ids)

@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from analytics.policy.decide import RERUN_FAILED, RERUN_JOB
+from analytics.actions.action import found
 from analytics.policy.glob import glob
 from analytics.policy.rules import Policy, Rule, Subject, patterns_of
 from models.records.errors import ConfigError
@@ -58,13 +58,15 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "backoff_seconds": (0, 7 * 86_400),
     "backoff_factor": (1, 10),
     "longest_backoff_seconds": (0, 7 * 86_400),
+    "outage_backoff_seconds": (0, 7 * 86_400),
+    "quarantine_days": (1, 90),
 }
 
 
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "platform": get_args(PlatformName),
     "category": tuple(Category),
-    "action": (RERUN_JOB, RERUN_FAILED),
+    "action": tuple(found()),
 }
 """The words that there are for a condition: a pattern that matches none of them is a slip of the pen."""
 
@@ -82,6 +84,7 @@ def check(policy: Policy, *, signatures: Iterable[str]) -> None:
     if policy.protected_environments:
         _written(("protected_environments",), policy.protected_environments)
     words = {**_WORDS, "signature": tuple(signatures)}
+    _meant(("actions",), policy.actions, "action", words)
     for i, rule in enumerate(policy.rules):
         _check_rule(("rule", i), rule, words)
 
@@ -99,9 +102,14 @@ def _check_rule(key: Key, rule: Rule, words: Mapping[str, Sequence[str]]) -> Non
         if patterns is None:
             continue
         _written((*key, "when", name), patterns)
-        for pattern in patterns:
-            if name in words and not any(map(glob(pattern), map(str.lower, words[name]))):
-                raise ImpossiblePolicy((*key, "when", name), f"there is no {name} that {pattern!r} means")
+        if name in words:
+            _meant((*key, "when", name), patterns, name, words)
+
+
+def _meant(key: Key, patterns: Sequence[str], name: str, words: Mapping[str, Sequence[str]]) -> None:
+    for pattern in patterns:
+        if not any(map(glob(pattern), map(str.lower, words[name]))):
+            raise ImpossiblePolicy(key, f"there is no {name} that {pattern!r} means")
 
 
 def _within_limits(key: Key, values: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from analytics.policy.glob import Glob, glob
+from models.records.calls import Call
 
 Mode = Literal["observe", "suggest", "act"]
 Forks = Literal["never", "approval"]
@@ -67,7 +68,7 @@ class Subject(NamedTuple):
     job: str | None
     signature: str | None
     category: str | None
-    action: str
+    action: str  # its names, as `names_of` has them
 
 
 _NONE: Final = frozenset({"workflow", "signature", "category"})
@@ -87,6 +88,10 @@ class Terms(NamedTuple):
     backoff_seconds: int
     backoff_factor: int
     longest_backoff_seconds: int
+    outage_backoff_seconds: int
+    comment: bool
+    owner: str
+    quarantine_days: int
     rules: tuple[int, ...] = ()
 
 
@@ -105,6 +110,10 @@ def strictest(one: Terms, other: Terms) -> Terms:
         backoff_seconds=max(one.backoff_seconds, other.backoff_seconds),
         backoff_factor=max(one.backoff_factor, other.backoff_factor),
         longest_backoff_seconds=max(one.longest_backoff_seconds, other.longest_backoff_seconds),
+        outage_backoff_seconds=max(one.outage_backoff_seconds, other.outage_backoff_seconds),
+        comment=one.comment and other.comment,
+        owner=max(one.owner, other.owner),
+        quarantine_days=min(one.quarantine_days, other.quarantine_days),
         rules=tuple(sorted({*one.rules, *other.rules})),
     )
 
@@ -123,12 +132,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     backoff_seconds: int | None = None
     backoff_factor: int | None = None
     longest_backoff_seconds: int | None = None
+    outage_backoff_seconds: int | None = None
+    comment: bool | None = None
+    owner: str | None = None
+    quarantine_days: int | None = None
 
     @cached_property
     def sets(self) -> dict[str, Any]:
         """What it changes, by name."""
         named = {name: getattr(self, name) for name in self.__struct_fields__[1:]}
-        return {name: value for name, value in named.items() if value is not None and value is not False}
+        return {name: value for name, value in named.items() if value is not None and (name != "never" or value)}
 
     @cached_property
     def conditions(self) -> dict[str, tuple[Glob, ...]]:
@@ -142,6 +155,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return after if sure else strictest(terms, after)
 
 
+def names_of(action: str, calls: Iterable[Call]) -> str:
+    """The names by which rules know an action: its own and those of its calls."""
+    return " ".join(dict.fromkeys((action, *[call.name for call in calls])))
+
+
 def patterns_of(when: When, name: str) -> tuple[str, ...] | None:
     """The globs that `when` names for one thing; None: it may be anything."""
     patterns: Patterns = getattr(when, name)
@@ -152,7 +170,8 @@ def fulfilled(name: str, globs: Iterable[Glob], value: str | None) -> bool | Non
     """Whether `value`, in lower case, fulfils a condition; None: nobody can tell."""
     if value is None:
         return False if name in _NONE else None
-    return any(matches(value) for matches in globs)
+    values = value.split() if name == "action" else (value,)
+    return any(matches(value) for matches in globs for value in values)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
@@ -168,6 +187,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backoff_seconds: int = 60  # after the first try; after each further one `backoff_factor` times as long
     backoff_factor: int = 2
     longest_backoff_seconds: int = 3600
+    outage_backoff_seconds: int = 300  # the same for causes that last as outages do: actions that wait
+    comment: bool = False  # say once under the commit that what was run again failed again
+    owner: str = ""  # who is to mend what is put into quarantine
+    quarantine_days: int = 7  # for how long it is
+    actions: tuple[str, ...] = ("*",)  # globs: what is not named is not done; a plain rerun takes the place of another
     protected_environments: tuple[str, ...] = ("*prod*", "prd*", "live*", "release*")
     rules: tuple[Rule, ...] = msgspec.field(default=(), name="rule")
 
@@ -180,6 +204,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def terms_of(self) -> TermsOf:
         """Tells what holds for a job."""
         return TermsOf(self)
+
+    @cached_property
+    def _actions(self) -> tuple[Glob, ...]:
+        return tuple(map(glob, self.actions))
+
+    def allows(self, action: str) -> bool:
+        """Whether an action of this name is among those that are done at all."""
+        return any(matches(action) for matches in self._actions)
 
     @cached_property
     def _protected(self) -> tuple[Glob, ...]:

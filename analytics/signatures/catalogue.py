@@ -100,6 +100,7 @@ class Catalogue:
             ConfigError: two of one name.
         """
         self.signatures: Final = tuple(sorted(signatures, key=lambda s: (*_strength(s), s.name)))
+        self.named: Final = {s.name: s for s in self.signatures}
         names = [s.name for s in self.signatures]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -8,6 +8,7 @@
     Comment      on a commit, or on a pull or merge request
     OpenIssue    or bring the one that is open up to date
     Notify       people; no platform is asked
+    Quarantine   a flaky job, or a test of it; no platform is asked
 
 As JSON a call says which it is under `call`, as `decisions.calls` holds it.
 """
@@ -32,9 +33,13 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
     """On whose behalf it is: a run attempt, and its job where `job_id` names one.
 
     `repeatable`: asked for twice it comes to the same, so that an ambiguous answer may be followed by asking again.
+    `moves_run`: it makes the run go on or stop, so that the run is read before and after.
+
+    What is done about a finding that no run proves has an empty `pipeline_id`.
     """
 
     repeatable: ClassVar[bool] = False
+    moves_run: ClassVar[bool] = False
 
     platform: PlatformName
     instance: str
@@ -43,6 +48,11 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
     workflow_id: str | None = None
     attempt: int = 1
     job_id: str | None = None
+
+    @property
+    def target(self) -> str:
+        """What it is done to, as the ledger names it: the same thing is done to it once for a run attempt."""
+        return self.job_id or "run"
 
     @property
     def name(self) -> CallName:
@@ -54,19 +64,26 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="call"):
 class Rerun(_Call, frozen=True, kw_only=True, tag="rerun"):
     """Run all of it once more, on the same commit."""
 
+    moves_run: ClassVar[bool] = True
+
 
 class RerunFailed(_Call, frozen=True, kw_only=True, tag="rerun_failed"):
     """Run what failed once more, and what depends on it."""
 
+    moves_run: ClassVar[bool] = True
+
 
 class RerunJob(_Call, frozen=True, kw_only=True, tag="rerun_job"):
     """Run one job once more, and what depends on it."""
+
+    moves_run: ClassVar[bool] = True
 
 
 class Cancel(_Call, frozen=True, kw_only=True, tag="cancel"):
     """Stop the run, or its job `job_id`. `force` does so though it resists."""
 
     repeatable: ClassVar[bool] = True
+    moves_run: ClassVar[bool] = True
 
     force: bool = False
 
@@ -90,6 +107,11 @@ class Comment(_Call, frozen=True, kw_only=True, tag="comment"):
     commit_sha: str | None = None
     pull_request: int | None = None
 
+    @property
+    def target(self) -> str:
+        """The comment."""
+        return self.marker
+
 
 class OpenIssue(_Call, frozen=True, kw_only=True, tag="open_issue"):
     """Open an issue, or give the open one with `marker` the new `body`."""
@@ -101,15 +123,44 @@ class OpenIssue(_Call, frozen=True, kw_only=True, tag="open_issue"):
     marker: str  # invisible, and how the issue is found again
     labels: tuple[str, ...] = ()
 
+    @property
+    def target(self) -> str:
+        """The issue."""
+        return self.marker
+
 
 class Notify(_Call, frozen=True, kw_only=True, tag="notify"):
     """Tell people."""
 
     title: str
     body: str
+    subject: str = ""  # what it is about: of one subject people are told only so often
+
+    @property
+    def target(self) -> str:
+        """What it is about."""
+        return self.subject or self.job_id or "run"
 
 
-Call: TypeAlias = Rerun | RerunFailed | RerunJob | Cancel | ClearCaches | Comment | OpenIssue | Notify
+class Quarantine(_Call, frozen=True, kw_only=True, tag="quarantine"):
+    """Set a flaky job aside, or one test of it: for so many hours its failures alarm nobody and are not run again."""
+
+    repeatable: ClassVar[bool] = True
+
+    workflow: str | None
+    job_name: str
+    test: str | None = None  # None: the whole job
+    owner: str = ""  # who is to mend it
+    hours: int
+    why: str
+
+    @property
+    def target(self) -> str:
+        """The job or the test."""
+        return " / ".join(filter(None, (self.workflow, self.job_name, self.test)))
+
+
+Call: TypeAlias = Rerun | RerunFailed | RerunJob | Cancel | ClearCaches | Comment | OpenIssue | Notify | Quarantine
 
 
 class Refusal(StrEnum):

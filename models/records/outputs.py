@@ -188,10 +188,21 @@ class Reason(StrEnum):
     PROTECTED_ENVIRONMENT = "protected_environment"
     FORBIDDEN = "forbidden"  # by a rule of the policy
     FORK_NEEDS_APPROVAL = "fork_needs_approval"  # with verdict act, and never in mode act
+    QUARANTINED = "quarantined"  # the job, or the test of it that failed
+    # about findings, and what was given up
+    JOB_STUCK = "job_stuck"
+    JOB_BROKEN = "job_broken"
+    JOB_FLAKY = "job_flaky"
+    FOUND = "found"  # by a detector of somebody's own
+    GIVEN_UP = "given_up"  # it failed again though we had it run again
+    FINDING_CLEARED = "finding_cleared"
+    QUARANTINE_EXPIRED = "quarantine_expired"
+    QUARANTINE_PASSED = "quarantine_passed"  # many times in a row
+    QUARANTINE_RELEASED = "quarantine_released"  # by a person
 
 
 class DecisionRow(NamedTuple):
-    """What is to be done about one run attempt. The highest revision of a case is the one in force."""
+    """What is to be done about one run attempt, or about a finding. The highest revision of a case is in force."""
 
     decision_id: str  # of case and revision, never of scores
     case_id: str
@@ -201,7 +212,7 @@ class DecisionRow(NamedTuple):
     platform: str
     instance: str
     repository: str
-    pipeline_id: str
+    pipeline_id: str  # empty where no run proves the finding that it is about
     workflow_id: str | None
     attempt: int
     commit_sha: str | None
@@ -221,6 +232,7 @@ class DecisionRow(NamedTuple):
     at_ms: int  # stream time
     rulebook: str
     not_before_ms: int | None = None  # event time before which nothing is done; None where nothing is to be done
+    because_of: str | None = None  # the finding, or the case that was given up; None: it is about a run attempt
 
 
 class Aggregate(NamedTuple):

@@ -61,6 +61,7 @@ REFUSALS: list[tuple[Reason, dict[str, Any], dict[str, Any]]] = [
     (Reason.RUN_PASSED, {"ended": Outcome.PASSED}, {}),
     (Reason.RUN_CANCELLED, {"ended": Outcome.CANCELLED}, {}),
     (Reason.ALLOWED_TO_FAIL, {}, {"allow_failure": True}),
+    (Reason.QUARANTINED, {}, {"allow_failure": True, "quarantined": True}),
     (Reason.DEPLOY_JOB, {}, {"is_deploy": True}),
     (Reason.PROTECTED_ENVIRONMENT, {}, {"environments": ("Production",)}),
     (Reason.HARD_STOP, {}, {"hard_stop": True}),
@@ -100,7 +101,21 @@ REACHED: dict[Reason, tuple[CaseView, Policy]] = {
 """A case for every reason that there is."""
 
 
-@pytest.mark.parametrize("reason", Reason)
+OF_ERRANDS = {
+    Reason.JOB_STUCK,
+    Reason.JOB_BROKEN,
+    Reason.JOB_FLAKY,
+    Reason.FOUND,
+    Reason.GIVEN_UP,
+    Reason.FINDING_CLEARED,
+    Reason.QUARANTINE_EXPIRED,
+    Reason.QUARANTINE_PASSED,
+    Reason.QUARANTINE_RELEASED,
+}
+"""These are said about findings: tests/analytics/test_errands.py."""
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - OF_ERRANDS))
 def test_every_reason_is_reached(reason: Reason) -> None:
     assert decide(*REACHED[reason]).reason is reason
 
