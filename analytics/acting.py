@@ -25,16 +25,20 @@ from analytics.guards import (
     Refuse,
     Ruling,
     charges,
+    crowded,
     fits,
     origin_of,
     rule,
     short,
 )
 from models.records.calls import Call, from_row
-from models.records.ledger import ActState, Charge, Earlier, HoldRules, Why, act_id
-from models.records.outputs import DecisionRow, IncidentRow, Verdict
+from models.records.event import uuid5_text
+from models.records.ledger import ActState, Charge, Crowd, Earlier, HoldRules, Why, act_id
+from models.records.outputs import ActOutcome, DecisionRow, IncidentRow, Verdict
 
 _HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
+_LONGEST_MS: Final = 4 * _HOUR_MS
 
 
 class Due(NamedTuple):
@@ -69,10 +73,12 @@ class _Act:
 
 @dataclass(slots=True)
 class _Hold:
-    incident: IncidentRow
-    held: bool
+    signature: str
+    crowd: bool  # nobody but us has noticed
     next_probe_ms: float
     since_ms: float
+    held: bool = True
+    ended_ms: float = 0.0
     results: list[bool] = field(default_factory=list)  # of its probes, and once it is over of all
 
 
@@ -85,7 +91,7 @@ class Acting:
         self.acts: dict[str, _Act] = {}
         self._limits = limits
         self._rules = rules
-        self._rng = random.Random(f"acting {seed}")
+        self._rng = random.Random(f"acting {seed}")  # noqa: S311 - jitter, not a secret
         self._cases: dict[str, _Case] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._order = 0
@@ -93,6 +99,7 @@ class Acting:
         self._spent: dict[tuple[str, str, int], tuple[int, float]] = {}
         self._incidents: dict[str, IncidentRow] = {}
         self._holds: dict[str, _Hold] = {}
+        self._queued: dict[str, deque[tuple[float, str]]] = defaultdict(deque)  # by signature
         self._runs: deque[tuple[float, int]] = deque()
         self._reruns: deque[float] = deque()
 
@@ -102,6 +109,8 @@ class Acting:
         if row.verdict == Verdict.ACT and row.mode == "act":
             jobs = tuple(msgspec.json.decode(row.explanation).get("jobs", ()))
             due_ms = float(row.not_before_ms or row.at_ms)
+            if row.signature is not None and case is None:
+                self._queued[row.signature].append((row.at_ms, row.repository))
             self._cases[row.case_id] = _Case(row, jobs, due_ms, queued=self._order)
             self._wait(row.case_id, due_ms)
         elif case is not None and case.state == "waiting":
@@ -118,7 +127,7 @@ class Acting:
         """Count jobs that ended."""
         self._runs.append((at_ms, jobs))
 
-    def came_of(self, row: Any) -> None:
+    def came_of(self, row: ActOutcome) -> None:
         """Note what came of an act; of a probe it says whether the incident is over."""
         act = self.acts.get(row.act_id)
         hold = self._holds.get(act.incident) if act is not None and act.incident is not None else None
@@ -221,23 +230,18 @@ class Acting:
         earlier = self._earlier(case)
         names = {(job.get("workflow") or "", job.get("job_name") or "") for job in case.jobs}
         same = [act.asked for act in earlier if act.asked and act.action.startswith("rerun") and names & set(act.jobs)]
-        incident = self._holding(row) if reruns else None
-        held = incident is not None and not case.probe
-        if held and incident is not None:
-            case.incident = incident.incident_id
-            started = _Hold(
-                incident, held=True, next_probe_ms=now_ms + self._rules.probe_seconds * 1000, since_ms=now_ms
-            )
-            self._holds.setdefault(incident.incident_id, started)
+        incident_id = self._holding(row, now_ms) if reruns and not case.probe else None
+        case.incident = incident_id or case.incident
         facts = Facts(
             now=now_ms / 1000,
             failed=row.occurred_ms / 1000,
+            not_before=None if row.not_before_ms is None else row.not_before_ms / 1000,
             mode="act",
             approved=False,
             reruns=reruns,
             attempt=row.attempt,
             most_reruns=None,
-            held=held,
+            held=incident_id is not None,
             busy=False,
             last_same=max(same, default=None) if reruns else None,
             fleet_reruns=_within(self._reruns, now_ms),
@@ -271,37 +275,68 @@ class Acting:
             calls=calls,
         )
 
-    def _holding(self, row: DecisionRow) -> IncidentRow | None:
+    def _holding(self, row: DecisionRow, now_ms: float) -> str | None:
+        """The hold in which reruns of `row` wait; one begins where there is reason to."""
         there = {"instance": row.instance, "platform": row.platform}
+        if row.signature is None:
+            return None
         for incident in self._incidents.values():
-            hold = self._holds.get(incident.incident_id)
-            over = hold is not None and not hold.held
-            if incident.signature == row.signature is not None and not over:
-                if there.get(incident.dimension, incident.value) == incident.value:
-                    return incident
-        return None
+            same = (
+                incident.signature == row.signature and there.get(incident.dimension, incident.value) == incident.value
+            )
+            if same and self._hold(incident.incident_id, row.signature, now_ms, crowd=False).held:
+                return incident.incident_id
+        crowds = [i for i, hold in self._holds.items() if hold.crowd and hold.held and hold.signature == row.signature]
+        if crowds:
+            return crowds[0]
+        if not crowded(self._crowd(row.signature, now_ms), self._limits):
+            return None
+        identity = uuid5_text("crowd", row.signature, str(now_ms))
+        self._hold(identity, row.signature, now_ms, crowd=True)
+        return identity
+
+    def _hold(self, incident_id: str, signature: str, now_ms: float, *, crowd: bool) -> _Hold:
+        made = _Hold(signature, crowd, now_ms + self._rules.probe_seconds * 1000, now_ms)
+        return self._holds.setdefault(incident_id, made)
+
+    def _crowd(self, signature: str, now_ms: float) -> Crowd:
+        queued, window_ms = self._queued[signature], self._limits.crowd_seconds * 1000
+        while queued and queued[0][0] <= now_ms - _DAY_MS:
+            queued.popleft()
+        ended = [hold.ended_ms for hold in self._holds.values() if hold.signature == signature and not hold.held]
+        since = max([now_ms - window_ms, *ended])
+        recent = {repository for at_ms, repository in queued if at_ms > since}
+        before = sum(at_ms <= now_ms - window_ms for at_ms, _ in queued)
+        return Crowd(len(recent), before * window_ms / (_DAY_MS - window_ms))
 
     def _tend(self, now_ms: float) -> None:
         """Choose probes, and let go of what waited for incidents that are over."""
         for incident_id, hold in self._holds.items():
-            open_now = incident_id in self._incidents
+            longest = now_ms - hold.since_ms > _LONGEST_MS
+            going_on = not longest if hold.crowd else incident_id in self._incidents
             tail = hold.results[-self._rules.passes :]
-            if hold.held and (not open_now or (len(tail) == self._rules.passes and all(tail))):
-                hold.held, hold.results = False, []
-                for case in self._waiting(incident_id):
-                    spread_ms = self._rng.random() * self._rules.drain_seconds * 1000
-                    self._wait(case.decision.case_id, now_ms + spread_ms)
-                    case.why = Why.RELEASED
-            elif not hold.held and open_now and hold.results[-self._rules.failures :] == [False] * self._rules.failures:
+            failures = [False] * self._rules.failures
+            if hold.held and (not going_on or (len(tail) == self._rules.passes and all(tail))):
+                self._release(incident_id, hold, now_ms)
+            elif not (hold.held or hold.crowd) and going_on and hold.results[-self._rules.failures :] == failures:
                 hold.held, hold.results, hold.since_ms = True, [], now_ms
                 hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
             if hold.held and hold.next_probe_ms <= now_ms:
-                hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
-                waiting = self._waiting(incident_id)
-                if waiting:
-                    probe = max(waiting, key=lambda case: case.queued)
-                    probe.probe = True
-                    self._wait(probe.decision.case_id, now_ms)
+                self._probe(incident_id, hold, now_ms)
+
+    def _release(self, incident_id: str, hold: _Hold, now_ms: float) -> None:
+        hold.held, hold.results, hold.ended_ms = False, [], now_ms
+        for case in self._waiting(incident_id):
+            case.why = Why.RELEASED
+            self._wait(case.decision.case_id, now_ms + self._rng.random() * self._rules.drain_seconds * 1000)
+
+    def _probe(self, incident_id: str, hold: _Hold, now_ms: float) -> None:
+        hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
+        waiting = self._waiting(incident_id)
+        if waiting:
+            chosen = max(waiting, key=lambda case: case.queued)
+            chosen.probe = True
+            self._wait(chosen.decision.case_id, now_ms)
 
     def _waiting(self, incident_id: str) -> list[_Case]:
         return [

@@ -6,8 +6,10 @@ are asked in one order, from what will never change to what changes by itself, a
     mode          observe: never; suggest: when a person has said yes
     stale         what failed so long ago nobody waits for
     platform cap  GitHub takes no more than 50 reruns of a run
+    not before    the decision names a time
+    proposed      suggest, and nobody has said yes
     incident      the same cause strikes everywhere: only a probe goes on
-    busy          one thing at a time is done to a run
+    busy          one thing at a time is done to a run; asked once more when the budgets are taken
     cooldown      the same job was run again by us a moment ago
     retry ratio   reruns are at most a tenth of all that runs, beyond a few: the SRE book's budget for clients
 
@@ -26,7 +28,7 @@ from typing import Final, NamedTuple
 from analytics.policy.rules import Mode
 from models.records.calls import Call, Cancel, ClearCaches, Rerun, RerunFailed, RerunJob, RunState
 from models.records.event import FAILING, OPEN, Outcome
-from models.records.ledger import Charge, Earlier, Why
+from models.records.ledger import Charge, Crowd, Earlier, Why
 
 RERUNS: Final = (Rerun, RerunFailed, RerunJob)
 COSTLY: Final = (*RERUNS, Cancel, ClearCaches)
@@ -35,6 +37,7 @@ COSTLY: Final = (*RERUNS, Cancel, ClearCaches)
 HOUR_MS: Final = 3_600_000
 _BUSY_SECONDS: Final = 5.0
 _RATIO_SECONDS: Final = 60.0
+_CROWD_FACTOR: Final = 4.0
 _SPREAD_SECONDS: Final = 60.0
 """What waits for a new hour comes back within so many seconds of it, not all at once."""
 
@@ -53,6 +56,8 @@ class Limits(NamedTuple):
     most_rerun_share: float = 0.1
     least_reruns_per_hour: int = 20  # fewer are no storm, whatever their share
     cooldown_seconds: float = 30.0
+    crowd_repositories: int = 5  # with the same cause within `crowd_seconds`: then it is taken for an outage
+    crowd_seconds: float = 300.0
     stale_seconds: float = 6 * 3600.0
 
 
@@ -61,6 +66,7 @@ class Facts(NamedTuple):
 
     now: float
     failed: float  # event time of the newest event behind the decision
+    not_before: float | None  # likewise, what the decision says of when
     mode: Mode  # of the decision, and of the policy as it is now: the stricter
     approved: bool
     reruns: bool  # it would run something again
@@ -99,6 +105,15 @@ def rule(facts: Facts, limits: Limits) -> Ruling:
     return Refuse(never) if never is not None else _not_now(facts, limits) or Go()
 
 
+def crowded(crowd: Crowd, limits: Limits) -> bool:
+    """Whether so many repositories have one cause at once that it is no coincidence.
+
+    The fleet (analytics/fleet.py) finds that out with more care and says what explains it, some minutes later; until
+    then reruns that can only fail would be spent, and make an outage worse.
+    """
+    return crowd.repositories >= max(limits.crowd_repositories, _CROWD_FACTOR * crowd.usual)
+
+
 def _never(facts: Facts, limits: Limits) -> Why | None:
     if facts.mode == "observe":
         return Why.MODE
@@ -110,17 +125,24 @@ def _never(facts: Facts, limits: Limits) -> Why | None:
 
 
 def _not_now(facts: Facts, limits: Limits) -> Hold | None:
+    if facts.not_before is not None and facts.now < facts.not_before:
+        return Hold(Why.NOT_BEFORE, facts.not_before)
     if facts.mode == "suggest" and not facts.approved:
         return Hold(Why.PROPOSED, None)
     if facts.reruns and facts.held:
         return Hold(Why.INCIDENT, None)
     if facts.busy:
-        return Hold(Why.TARGET_BUSY, facts.now + _BUSY_SECONDS)
+        return busy(facts.now)
     if facts.last_same is not None and facts.last_same + limits.cooldown_seconds > facts.now:
         return Hold(Why.COOLDOWN, facts.last_same + limits.cooldown_seconds)
     if facts.reruns and _too_many(facts, limits):
         return Hold(Why.RETRY_RATIO, facts.now + _RATIO_SECONDS)
     return None
+
+
+def busy(now: float) -> Hold:
+    """What becomes of a case where something else is being done to its run."""
+    return Hold(Why.TARGET_BUSY, now + _BUSY_SECONDS)
 
 
 def _too_many(facts: Facts, limits: Limits) -> bool:
@@ -232,6 +254,13 @@ def moved_on(call: Call, state: RunState) -> Why | None:
 _FAILED: Final = FAILING | {Outcome.UNSTABLE, Outcome.UNKNOWN}
 
 
-def happened(before: RunState | None, after: RunState) -> bool:
-    """Whether somebody ran it once more between two looks at the same run."""
-    return after.successor != (before.successor if before is not None else None)
+def told_by_reading(call: Call) -> bool:
+    """Whether the run shows that `call` was carried out."""
+    return isinstance(call, (*RERUNS, Cancel))
+
+
+def happened(call: Call, before: RunState | None, after: RunState) -> bool:
+    """Whether `call` was carried out between two looks at its run, or somebody did the same."""
+    if isinstance(call, Cancel):
+        return after.outcome is Outcome.CANCELLED
+    return isinstance(call, RERUNS) and after.successor != (before.successor if before is not None else None)

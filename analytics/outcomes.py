@@ -241,7 +241,7 @@ class Outcomes:
             asked_ms=acted.asked_ms,
             ended_ms=judged.ended_ms,
             duration_ms=judged.duration_ms,
-            reruns=judged.reruns,
+            ends=judged.ends,
             probe=acted.probe,
             passes=counts.passes,
             fails=counts.fails,

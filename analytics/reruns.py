@@ -65,7 +65,7 @@ class Judged(NamedTuple):
     event_id: str | None = None
     ended_ms: int | None = None
     duration_ms: int | None = None
-    reruns: str = "[]"  # JSON
+    ends: str = "[]"  # JSON
     learnt: dict[str, bool] = {}  # noqa: RUF012 - never added to in place
 
 

@@ -348,11 +348,9 @@ class Guard:
             probe=due.probe,
         )
         entry = Entry(Kind.OUTCOME, Encoding.JSON, round(now * 1000), msgspec.json.encode(acted))
-        if TELL:
-            self._push(now, shard_of(row.instance, row.repository), entry)
+        self._push(now, shard_of(row.instance, row.repository), entry)
 
 
-TELL = False
 _STRATEGIES: Final = ("never", "once", "twice", "guard")
 
 

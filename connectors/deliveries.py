@@ -93,7 +93,7 @@ class Normaliser:
             normalised = platform.events(request, instance)
             if normalised.ignored is not None:
                 return Said(ignored=normalised.ignored)
-            return Said(self._entries(normalised.events, request))
+            return Said(self.entries(normalised.events, request.received_at))
         except MalformedPayload as error:
             reason, detail = error.reason, error.detail
         except UnicodeEncodeError as error:
@@ -103,8 +103,9 @@ class Normaliser:
             reason, detail = "normaliser_failed", type(error).__name__
         return Said((self._reject(source, platform, instance, request, reason=reason, detail=detail),), rejected=reason)
 
-    def _entries(self, events: Sequence[Event], request: Request) -> list[Delivery]:
-        received_ms, trace = int(request.received_at * 1000), self._trace()
+    def entries(self, events: Sequence[Event], received_at: float) -> list[Delivery]:
+        """What `events` become that came at `received_at`, Unix seconds, however they came."""
+        received_ms, trace = int(received_at * 1000), self._trace()
         items: dict[int, list[tuple[Entry, str | None]]] = {}
         logs: dict[int, list[bytes]] = {}
         passed: dict[int, list[tuple[str, bytes]]] = {}

@@ -57,6 +57,9 @@ LogOutcome = Literal[
     "failed",  # our fault: it is among the dead letters
 ]
 QueueState = Literal["waiting", "proposed", "taken"]
+Reconciled = Literal["found", "known", "unreadable"]
+Look = Literal["read", "unavailable", "refused"]
+Redelivered = Literal["asked", "taken", "refused", "gave_up"]
 Compared = Literal["redis", "postgres", "read", "none"]
 
 # --- the receiver ---
@@ -408,6 +411,61 @@ def guard_log_requests_oldest_age_seconds() -> None:
     """Age of the oldest request to read a log that is not settled; 0 where there is none.
 
     Above a minute: no reader runs, or Redis does not take its evidence. Decisions go on without logs.
+    """
+
+
+# --- the reconciler ---
+
+
+@counter(unit="events", of=["reconcile"])
+def guard_reconcile_events_total(*, api: str, outcome: Reconciled) -> None:
+    """What platforms tell when they are asked what happened of late, by table under [platforms], and how it was known.
+
+    found grows in a burst: we, or the way to us, were away, and that is made good now. found grows all the time: a
+    webhook is not sent, or not for all that it should be; see guard_hooks_silent. unreadable: a platform has changed.
+    """
+
+
+@counter(unit="looks", of=["reconcile"])
+def guard_reconcile_looks_total(*, api: str, outcome: Look) -> None:
+    """Repositories whose platform was asked, by what came of it.
+
+    unavailable: see guard_breaker_state. refused: the credential does not see them; `SELECT repository, why FROM
+    guard.reconciled WHERE why IS NOT NULL` names them.
+    """
+
+
+@gauge(unit="seconds", of=["reconcile"])
+def guard_reconcile_behind_seconds(*, api: str) -> None:
+    """For how long nobody has asked what happened in the repository that was asked least recently.
+
+    Grows beyond hours: more repositories than reconcile.requests_per_hour allows for, or the platform does not answer.
+    """
+
+
+@gauge(unit="repositories", of=["reconcile"])
+def guard_hooks_silent(*, api: str) -> None:
+    """Repositories in which jobs failed, look after look, of which no webhook told.
+
+    Above 0: their webhook was removed, disabled, or cannot reach us. `SELECT repository FROM guard.reconciled WHERE
+    missed_looks >= 3` names them.
+    """
+
+
+@gauge(unit="state", of=["reconcile"])
+def guard_hook_state(*, api: str, hook: str) -> None:
+    """How a webhook that the settings name stands at its platform: 0 well, 1 its last delivery failed, 2 disabled.
+
+    1: look at the receiver, and at what stands between it and the platform. 2: enable it, once its receiver is well.
+    """
+
+
+@counter(unit="deliveries", of=["reconcile"])
+def guard_redeliveries_total(*, api: str, outcome: Redelivered) -> None:
+    """Deliveries that nobody took: asked for again, and what came of it.
+
+    gave_up: none of several tries was taken; what they said is found by asking for runs. refused: the credential may
+    not ask for it, or the delivery is too old.
     """
 
 

@@ -46,6 +46,9 @@ _PRUNED = (
     "incidents",
     "act_outcomes",
     "quarantines",
+    "reconciled",
+    "hooks",
+    "redeliveries",
 )
 
 _MIGRATIONS_TABLE = b"""

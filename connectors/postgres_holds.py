@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from connectors.postgres import AsyncConnection
 from models.records.ledger import HoldRules
+
+_LONGEST_SECONDS: Final = 4 * 3600.0
+"""For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
 
 _EXPIRE: Final = """
 UPDATE guard.healing SET state = 'refused', reason = 'expired', changed_at = clock_timestamp()
@@ -13,20 +18,19 @@ WHERE state = 'proposed' AND expires_at <= clock_timestamp()
 RETURNING case_id, decision_id
 """
 
-# The probes of each hold, the newest first: how many passed in a row, and whether one goes on.
+# Of each hold: what came of its probes, and of what was run again after it was over, the newest first.
 _STANDING: Final = """
 SELECT h.incident_id, h.state,
-       EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) AS going_on,
-       coalesce((SELECT count(*) FILTER (WHERE failed_after = 0) FROM (
-            SELECT sum((o.outcome <> 'passed')::int) OVER (ORDER BY o.ended_at DESC, o.act_id) AS failed_after
-            FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
-            WHERE a.incident_id = h.incident_id AND a.asked_at >= h.began_at
-              AND (a.probe OR h.state = 'over')) latest), 0) AS passes,
-       coalesce((SELECT count(*) FILTER (WHERE passed_after = 0) FROM (
-            SELECT sum((o.outcome = 'passed')::int) OVER (ORDER BY o.ended_at DESC, o.act_id) AS passed_after
-            FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
-            WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
-              AND o.outcome = 'failed_same') latest), 0) AS failures
+       CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
+            ELSE EXISTS (SELECT FROM guard.open_incidents i WHERE i.incident_id = h.incident_id) END AS going_on,
+       h.kind,
+       ARRAY(
+           SELECT o.outcome
+           FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
+           WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
+             AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
+           ORDER BY o.ended_at DESC, o.act_id
+           LIMIT %(looked_at)s) AS outcomes
 FROM guard.holds h
 WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
 """
@@ -77,6 +81,10 @@ RETURNING h.case_id
 """
 
 
+_LOOKED_AT: Final = 20
+"""Outcomes of one hold; no more than so many have to come in a row."""
+
+
 class Tended(NamedTuple):
     """What was done: ids of cases, and of incidents with why."""
 
@@ -88,17 +96,26 @@ class Tended(NamedTuple):
 
 async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     """Let proposals expire, choose probes, release what waited for incidents that are over; each thing once."""
-    given: dict[str, Any] = {"probe": rules.probe_seconds, "drain": rules.drain_seconds}
+    given: dict[str, Any] = {
+        "probe": rules.probe_seconds,
+        "drain": rules.drain_seconds,
+        "longest": _LONGEST_SECONDS,
+        "looked_at": _LOOKED_AT,
+    }
     expired = await (await connection.execute(_EXPIRE)).fetchall()
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
-    for incident_id, state, going_on, passes, failures in await (await connection.execute(_STANDING)).fetchall():
+    standing = await connection.execute(_STANDING, given)
+    for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
         about = given | {"incident_id": incident_id}
-        over = "incident_closed" if not going_on else "probes_passed" if passes >= rules.passes else None
+        passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
+        failed = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
+        ended = "incident_closed" if kind == "incident" else "too_long"
+        over = ended if not going_on else "probes_passed" if passed else None
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
-        elif state == "over" and going_on and failures >= rules.failures:
+        elif state == "over" and kind == "incident" and going_on and failed:
             await connection.execute(_HOLD_AGAIN, about)
             held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)
@@ -109,3 +126,8 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
         released,
         held_again,
     )
+
+
+def in_a_row(outcomes: Iterable[str], wanted: str, otherwise: str) -> int:
+    """How often `wanted` came since `otherwise` came last, the newest first; what is neither says nothing."""
+    return sum(one == wanted for one in takewhile(lambda one: one != otherwise, outcomes))

@@ -3,7 +3,7 @@
     take      the case that has been due for longest, locked, while nobody else has it (FOR UPDATE SKIP LOCKED)
     charge    each budget in one order by a conditional update: the first that is spent undoes the others
     intend    a row for each act, before anything is asked; a second one for the same thing cannot be
-    asking    just before the request goes out, and only while the fence is still ours
+    asking    just before the request goes out, and only while the fence is still ours and the decision the same
     settle    what came of it
 
 A case that is taken has a lease, and a fence that rises each time it is taken. A healer that was thought dead, and
@@ -21,10 +21,13 @@ import msgspec
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from connectors import postgres_ledger_queries as queries
 from connectors.postgres import AsyncConnection
 from models.records.calls import Call, Result, RunState, from_row
 from models.records.errors import UnknownSchema
-from models.records.ledger import ActState, Charge, Earlier, Standing, Why, act_id
+from models.records.ledger import ActState, Charge, Crowd, Earlier, Standing, Why, act_id
+
+_DAY_SECONDS: Final = 86_400.0
 
 
 class Case(NamedTuple):
@@ -55,6 +58,7 @@ class Case(NamedTuple):
     jobs: tuple[Mapping[str, Any], ...]  # as the policy saw them
     signature: str | None
     occurred: float
+    not_before: float | None
     minutes: float  # that what failed took
 
 
@@ -66,6 +70,10 @@ class Act(NamedTuple):
     target: str
     action: str
     state: ActState
+    reason: str | None
+    decision_id: str
+    origin: str
+    intended: float
     asked: float | None
     tries: int
     before: RunState | None
@@ -80,131 +88,7 @@ class Incident(NamedTuple):
     dimension: str
     value: str | None
     over: bool  # its hold: probes have passed
-
-
-_TAKE: Final = """
-WITH due AS (
-    SELECT * FROM guard.healing
-    WHERE state IN ('waiting', 'taken') AND due_at <= clock_timestamp()
-    ORDER BY due_at
-    LIMIT 1
-    FOR UPDATE SKIP LOCKED)
-SELECT due.case_id, due.decision_id, due.revision, due.mode, due.approved_by, due.probe, due.incident_id,
-       due.fence + 1 AS fence, extract(epoch FROM due.queued_at)::float8 AS queued,
-       extract(epoch FROM due.due_at)::float8 AS due, extract(epoch FROM clock_timestamp())::float8 AS now,
-       d.platform, d.instance, d.repository, d.pipeline_id, d.workflow_id, d.attempt, d.commit_sha, d.branch,
-       d.verdict, d.action, d.calls, d.explanation -> 'jobs' AS jobs, d.signature,
-       extract(epoch FROM d.occurred_at)::float8 AS occurred,
-       (SELECT coalesce(sum(f.duration_ms), 0)::float8 / 60000 FROM guard.failures f WHERE f.failure_id = ANY (d.jobs))
-           AS minutes
-FROM due JOIN guard.decisions d ON d.decision_id = due.decision_id
-"""
-
-_ACTS: Final = """
-SELECT act_id, call, target, action, state, extract(epoch FROM asked_at)::float8 AS asked, tries, before, budgets
-FROM guard.acts WHERE case_id = %s
-"""
-
-_EARLIER: Final = """
-SELECT pipeline_id, workflow_id, attempt, action, state, extract(epoch FROM coalesce(asked_at, intended_at))::float8,
-       jobs, coalesce(result, '{}'), origin
-FROM guard.acts
-WHERE instance = %(instance)s AND repository = %(repository)s AND case_id <> %(case_id)s
-  AND (pipeline_id = %(pipeline_id)s OR intended_at > clock_timestamp() - %(within)s * interval '1 s')
-ORDER BY intended_at
-"""
-
-_INCIDENTS: Final = """
-SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'over', false)
-FROM guard.open_incidents i LEFT JOIN guard.holds h USING (incident_id)
-WHERE i.signature = %s
-"""
-
-_CHARGE: Final = """
-INSERT INTO guard.budgets AS known (scope, key, period, acts, minutes)
-VALUES (%(scope)s, %(key)s, timestamptz 'epoch' + %(period)s * interval '1 ms', %(acts)s, %(minutes)s)
-ON CONFLICT (scope, key, period) DO UPDATE
-SET acts = known.acts + EXCLUDED.acts, minutes = known.minutes + EXCLUDED.minutes
-WHERE known.acts + EXCLUDED.acts <= %(most_acts)s AND known.minutes + EXCLUDED.minutes <= %(most_minutes)s
-RETURNING 1
-"""
-
-_GIVE_BACK: Final = """
-UPDATE guard.budgets SET acts = acts - %(acts)s, minutes = minutes - %(minutes)s
-WHERE scope = %(scope)s AND key = %(key)s AND period = timestamptz 'epoch' + %(period)s * interval '1 ms'
-"""
-
-_INTEND: Final = """
-INSERT INTO guard.acts (act_id, case_id, decision_id, platform, instance, repository, pipeline_id, workflow_id, attempt,
-    target, action, call, state, probe, incident_id, signature, commit_sha, branch, jobs, origin, minutes, budgets,
-    approved_by, healer, fence)
-VALUES (%(act_id)s, %(case_id)s, %(decision_id)s, %(platform)s, %(instance)s, %(repository)s, %(pipeline_id)s,
-    %(workflow_id)s, %(attempt)s, %(target)s, %(action)s, %(call)s, 'intent', %(probe)s, %(incident_id)s, %(signature)s,
-    %(commit_sha)s, %(branch)s, %(jobs)s, %(origin)s, %(minutes)s, %(budgets)s, %(approved_by)s, %(healer)s,
-    %(fence)s)
-ON CONFLICT DO NOTHING
-"""
-
-_TAKEN: Final = """
-UPDATE guard.healing
-SET state = 'taken', healer = %s, fence = %s, due_at = clock_timestamp() + %s * interval '1 s',
-    changed_at = clock_timestamp()
-WHERE case_id = %s
-"""
-
-_RENEW: Final = """
-UPDATE guard.healing SET due_at = clock_timestamp() + %s * interval '1 s'
-WHERE case_id = %s AND fence = %s AND state = 'taken'
-"""
-
-_ASKING: Final = """
-UPDATE guard.acts a SET asked_at = clock_timestamp(), before = %s, tries = tries + 1
-FROM guard.healing h
-WHERE a.act_id = %s AND a.state = 'intent' AND a.fence = %s AND h.case_id = a.case_id AND h.fence = a.fence
-  AND h.state = 'taken' AND h.due_at > clock_timestamp()
-RETURNING extract(epoch FROM a.asked_at)::float8
-"""
-
-_SETTLE: Final = """
-UPDATE guard.acts SET state = %s, reason = %s, result = %s, answered_at = clock_timestamp()
-WHERE act_id = %s AND fence = %s AND state = 'intent'
-RETURNING extract(epoch FROM coalesce(asked_at, answered_at))::float8
-"""
-
-_PUT_OFF: Final = """
-UPDATE guard.healing
-SET state = 'waiting', reason = %s, due_at = coalesce(timestamptz 'epoch' + %s * interval '1 s', 'infinity'),
-    incident_id = coalesce(%s, incident_id), probe = %s, fence = %s, changed_at = clock_timestamp()
-WHERE case_id = %s AND fence IN (%s - 1, %s)
-"""
-
-_END: Final = """
-UPDATE guard.healing h
-SET state = CASE WHEN again THEN 'waiting' ELSE %(state)s END, reason = CASE WHEN again THEN 'new' ELSE %(why)s END,
-    due_at = clock_timestamp(), fence = %(fence)s, changed_at = clock_timestamp()
-FROM (SELECT k.case_id, k.revision > %(revision)s AND d.verdict = 'act' AS again
-      FROM guard.healing k JOIN guard.decisions d USING (decision_id) WHERE k.case_id = %(case_id)s) known
-WHERE h.case_id = known.case_id AND h.fence IN (%(fence)s - 1, %(fence)s)
-"""
-
-_PROPOSE: Final = """
-UPDATE guard.healing
-SET state = 'proposed', reason = 'proposed', expires_at = clock_timestamp() + %s * interval '1 s',
-    changed_at = clock_timestamp()
-WHERE case_id = %s
-"""
-
-_UNTOLD: Final = """
-SELECT act_id, decision_id::text, case_id::text, platform, instance, repository, pipeline_id,
-       nullif(workflow_id, '') AS workflow_id, attempt, action, target, state, signature, commit_sha, branch, jobs,
-       (extract(epoch FROM coalesce(asked_at, answered_at)) * 1000)::bigint AS asked_ms, probe
-FROM guard.acts
-WHERE told_at IS NULL AND state <> 'intent'
-ORDER BY answered_at
-LIMIT 100
-"""
-
-_AUDIT: Final = "INSERT INTO guard.audit (actor, what, subject, detail) VALUES (%s, %s, %s, %s)"
+    kind: str  # incident, or crowd: nobody but us has noticed yet
 
 
 class Ledger:
@@ -219,7 +103,7 @@ class Ledger:
         One with a call that this release does not know has no calls.
         """
         cursor = self.connection.cursor(row_factory=dict_row)
-        row = await (await cursor.execute(_TAKE)).fetchone()
+        row = await (await cursor.execute(queries.TAKE)).fetchone()
         if row is None:
             return None
         ids = {name: str(row[name]) for name in ("case_id", "decision_id")}
@@ -229,7 +113,7 @@ class Ledger:
 
     async def acts(self, case_id: str) -> list[Act]:
         """What was intended or done about a case."""
-        return [_act(row) for row in await self._rows(_ACTS, [case_id])]
+        return [_act(row) for row in await self._rows(queries.ACTS, [case_id])]
 
     async def earlier(self, case: Case, *, within_seconds: float) -> list[Earlier]:
         """The acts about the same run, and those on the repository of late."""
@@ -240,19 +124,28 @@ class Ledger:
             "pipeline_id": case.pipeline_id,
             "within": within_seconds,
         }
-        return [_earlier(row) for row in await self._rows(_EARLIER, given)]
+        return [_earlier(row) for row in await self._rows(queries.EARLIER, given)]
 
     async def incidents(self, signature: str) -> list[Incident]:
         """Those that are going on with that signature."""
-        return [Incident(str(row[0]), *row[1:]) for row in await self._rows(_INCIDENTS, [signature])]
+        return [
+            Incident(str(row[0]), *row[1:]) for row in await self._rows(queries.INCIDENTS, {"signature": signature})
+        ]
 
-    async def hold(self, incident: Incident, *, probe_seconds: float) -> None:
-        """Note that its reruns wait, if nobody has."""
-        await self.connection.execute(
-            "INSERT INTO guard.holds (incident_id, signature, state, next_probe_at) "
-            "VALUES (%s, %s, 'held', clock_timestamp() + %s * interval '1 s') ON CONFLICT DO NOTHING",
-            [incident.incident_id, incident.signature, probe_seconds],
-        )
+    async def crowd(self, signature: str, *, within_seconds: float) -> Crowd:
+        """How many repositories had that cause of late, since it was last said to be over."""
+        given = {"signature": signature, "within": within_seconds}
+        recent, before = (await self._rows(queries.CROWD, given))[0]
+        return Crowd(recent, before * within_seconds / (_DAY_SECONDS - within_seconds))
+
+    async def hold(self, incident: Incident, *, probe_seconds: float) -> str:
+        """Note that its reruns wait, if nobody has; the incident in whose name they do."""
+        given = {**incident._asdict(), "probe": probe_seconds}
+        return str((await self._rows(queries.HOLD, given))[0][0])
+
+    async def busy(self, case: Case) -> bool:
+        """Whether something else is being done to its run. Once its repository is charged nothing else can begin."""
+        return bool(await self._rows(queries.BUSY, [case.instance, case.repository, case.pipeline_id, case.case_id]))
 
     async def charge(self, taken: Iterable[tuple[Charge, tuple[int, float]]]) -> Charge | None:
         """Take from every budget, in their order, so much as leaves no more than all its acts and minutes spent.
@@ -263,7 +156,7 @@ class Ledger:
             if charge.acts > most_acts or charge.minutes > most_minutes:
                 return charge
             given = {**_budget(charge), "most_acts": most_acts, "most_minutes": most_minutes}
-            if not await self._rows(_CHARGE, given):
+            if not await self._rows(queries.CHARGE, given):
                 return charge
         return None
 
@@ -277,7 +170,7 @@ class Ledger:
         minutes: float,
         healer: str,
     ) -> bool:
-        """A row for each act; False where the ledger has one of them from another case."""
+        """A row for each act, or the one of an act that was dropped; False where the ledger has more of one of them."""
         for act in acts:
             given = _intent(case, act) | {
                 "jobs": Jsonb(jobs[act.target]),
@@ -285,13 +178,13 @@ class Ledger:
                 "minutes": minutes,
                 "healer": healer,
             }
-            if (await self.connection.execute(_INTEND, given)).rowcount == 0:
+            if (await self.connection.execute(queries.INTEND, given)).rowcount == 0:
                 return False
         return True
 
     async def taken(self, case: Case, *, healer: str, lease_seconds: float) -> None:
         """Note that `healer` is at it; acts that somebody else began are its own from here on."""
-        await self.connection.execute(_TAKEN, [healer, case.fence, lease_seconds, case.case_id])
+        await self.connection.execute(queries.TAKEN, [healer, case.fence, lease_seconds, case.case_id])
         await self.connection.execute(
             "UPDATE guard.acts SET fence = %s, healer = %s WHERE case_id = %s AND state = 'intent'",
             [case.fence, healer, case.case_id],
@@ -299,37 +192,53 @@ class Ledger:
 
     async def renew(self, case: Case, *, lease_seconds: float) -> bool:
         """Have the lease for so long from now; False: somebody else has it."""
-        return (await self.connection.execute(_RENEW, [lease_seconds, case.case_id, case.fence])).rowcount == 1
+        return (await self.connection.execute(queries.RENEW, [lease_seconds, case.case_id, case.fence])).rowcount == 1
 
-    async def asking(self, case: Case, act: Act, before: RunState | None) -> float | None:
-        """Note that the request goes out now; when. None: it must not, for the case is not ours any more."""
-        stood = None if before is None else Jsonb(msgspec.to_builtins(before))
-        row = await self._rows(_ASKING, [stood, act.act_id, case.fence])
+    async def asking(self, case: Case, act: Act, before: RunState | None, *, lease_seconds: float) -> float | None:
+        """Note that the request goes out now, with a lease from now on; when.
+
+        None: it must not, for the case is not ours any more, or the decision is another one by now.
+        """
+        given = {"before": _stood(before), "act_id": act.act_id, "case_id": case.case_id, "lease": lease_seconds}
+        row = await self._rows(queries.ASKING, {**given, "fence": case.fence, "revision": case.revision})
         return row[0][0] if row else None
 
-    async def not_asked(self, case: Case, act: Act) -> None:
-        """Note that nothing came of asking, so that it may be asked for again."""
-        await self.connection.execute(
-            "UPDATE guard.acts SET asked_at = NULL WHERE act_id = %s AND fence = %s AND state = 'intent'",
-            [act.act_id, case.fence],
-        )
+    async def not_asked(self, case: Case, act: Act, before: RunState | None) -> None:
+        """Note that nothing came of asking, so that it may be asked for again.
+
+        `before` is how the run stood before a request of which something may still come; None where there is none.
+        """
+        await self.connection.execute(queries.NOT_ASKED, [_stood(before), act.act_id, case.fence])
+
+    async def let_go(self, case: Case) -> None:
+        """Let it be taken anew at once, if it is still ours."""
+        await self.connection.execute(queries.LET_GO, [case.case_id, case.fence])
 
     async def settle(
         self, case: Case, act: Act, state: ActState, reason: str | None, result: Result | None, *, healer: str
     ) -> float | None:
-        """Write what came of an act, and give back what it did not use; when it was asked. None: it is not ours."""
+        """Write what came of an act; when it was asked for, or let go. None: it is not ours any more.
+
+        What the case was charged is given back where nothing came of any of its acts.
+        """
         told = None if result is None else Jsonb(msgspec.to_builtins(result))
         async with self.connection.transaction():
-            rows = await self._rows(_SETTLE, [state, reason, told, act.act_id, case.fence])
+            rows = await self._rows(queries.SETTLE, [state, reason, told, act.act_id, case.fence])
             if not rows:
                 return None
             if state in (ActState.DROPPED, ActState.REFUSED):
-                for charge in act.charges:
-                    await self.connection.execute(_GIVE_BACK, _budget(charge))
+                await self._give_back(case)
             detail = {"decision": case.decision_id, "state": state, "reason": reason, "approved_by": case.approved_by}
             await self.audit(f"healer {healer}", act.action, act.act_id, detail)
             asked: float = rows[0][0]
             return asked
+
+    async def _give_back(self, case: Case) -> None:
+        rows = await self._rows(queries.IN_VAIN, {"case_id": case.case_id})
+        for charge in [Charge(*budget) for (budgets,) in rows for budget in budgets]:
+            await self.connection.execute(queries.GIVE_BACK, _budget(charge))
+        if rows:
+            await self.connection.execute("UPDATE guard.acts SET budgets = '[]' WHERE case_id = %s", [case.case_id])
 
     async def put_off(
         self, case: Case, why: Why, until: float | None, *, incident_id: str | None = None, probe: bool = False
@@ -337,16 +246,16 @@ class Ledger:
         """Let it wait until then (Unix seconds), or, with None, until somebody sets a time."""
         fence = case.fence
         given = [why, until, incident_id, probe, fence, case.case_id, fence, fence]
-        await self.connection.execute(_PUT_OFF, given)
+        await self.connection.execute(queries.PUT_OFF, given)
 
     async def propose(self, case: Case, *, expires_seconds: float) -> None:
         """Lay it before people."""
-        await self.connection.execute(_PROPOSE, [expires_seconds, case.case_id])
+        await self.connection.execute(queries.PROPOSE, [expires_seconds, case.fence, case.case_id])
 
     async def end(self, case: Case, standing: Standing, why: Why) -> None:
         """It is finished, or refused; a decision that changed meanwhile is looked at anew."""
         given = {"state": standing, "why": why, "fence": case.fence, "revision": case.revision, "case_id": case.case_id}
-        await self.connection.execute(_END, given)
+        await self.connection.execute(queries.END, given)
 
     async def approved(self, case: Case, by: str) -> None:
         """Note who said yes."""
@@ -356,13 +265,12 @@ class Ledger:
 
     async def audit(self, actor: str, what: str, subject: str, detail: Mapping[str, Any]) -> None:
         """Add a row to the audit."""
-        await self.connection.execute(_AUDIT, [actor, what, subject, Jsonb(dict(detail))])
+        await self.connection.execute(queries.AUDIT, [actor, what, subject, Jsonb(dict(detail))])
 
     async def due_in(self) -> float:
         """In how many seconds the next case is due; a day where none is."""
         rows = await self._rows(
-            "SELECT least(86400, greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())))::float8 "
-            "FROM guard.healing WHERE state IN ('waiting', 'taken') AND due_at < 'infinity'",
+            queries.DUE_IN,
             [],
         )
         return 86_400.0 if rows[0][0] is None else float(rows[0][0])
@@ -380,22 +288,17 @@ class Ledger:
     async def untold(self) -> list[dict[str, Any]]:
         """Acts that are settled and that their shards were not told of, as models.records.acted has them."""
         cursor = self.connection.cursor(row_factory=dict_row)
-        return await (await cursor.execute(_UNTOLD)).fetchall()
+        return await (await cursor.execute(queries.UNTOLD)).fetchall()
 
-    async def told(self, act_ids: Sequence[object]) -> None:
-        """Note that they were."""
-        await self.connection.execute(
-            "UPDATE guard.acts SET told_at = clock_timestamp() WHERE act_id = ANY (%s)", [list(act_ids)]
-        )
+    async def told(self, acts: Sequence[tuple[object, str]]) -> None:
+        """Note that they were told of these, by id and state."""
+        ids, states = zip(*acts, strict=True)
+        await self.connection.execute(queries.TOLD, [list(ids), list(states)])
 
     async def fleet(self) -> tuple[int, int]:
         """How many acts were charged to the fleet within the last hour, about, and how many jobs ended in it."""
         rows = await self._rows(
-            "SELECT coalesce((SELECT sum(acts * least(1, extract(epoch FROM period + interval '2 hours' - "
-            "clock_timestamp()) / 3600)) FROM guard.budgets WHERE scope = 'fleet' "
-            "AND period > clock_timestamp() - interval '2 hours'), 0)::float8, "
-            "coalesce((SELECT sum(completed) FROM guard.aggregates "
-            "WHERE minute > clock_timestamp() - interval '1 hour'), 0)::bigint",
+            queries.FLEET,
             [],
         )
         return round(rows[0][0]), rows[0][1]
@@ -432,7 +335,8 @@ def intents(case: Case) -> list[Act]:
             target=target,
             action=action,
         )
-        acts.append(Act(identity, call, target, action, ActState.INTENT, None, 0, None, ()))
+        state, decision_id = ActState.INTENT, case.decision_id
+        acts.append(Act(identity, call, target, action, state, None, decision_id, "", case.now, None, 0, None, ()))
     return acts
 
 
@@ -472,10 +376,16 @@ def _budget(charge: Charge) -> dict[str, Any]:
 
 
 def _act(row: Sequence[Any]) -> Act:
-    identity, call, target, action, state, asked, tries, before, budgets = row
+    identity, call, target, action, state, *known, before, budgets = row
+    reason, decision_id, origin, intended, asked, tries = known
     stood = None if before is None else msgspec.convert(before, RunState)
     charged = tuple(Charge(*budget) for budget in budgets)
-    return Act(str(identity), from_row(call), target, action, ActState(state), asked, tries, stood, charged)
+    what = (str(identity), from_row(call), target, action, ActState(state), reason)
+    return Act(*what, decision_id, origin, intended, asked, tries, stood, charged)
+
+
+def _stood(before: RunState | None) -> Jsonb | None:
+    return None if before is None else Jsonb(msgspec.to_builtins(before))
 
 
 def _earlier(row: Sequence[Any]) -> Earlier:

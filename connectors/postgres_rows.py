@@ -54,7 +54,7 @@ _TYPES_BY_NAME = {
         ),
         "uuid",
     ),
-    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "reruns"), "jsonb"),
+    **dict.fromkeys(("subject", "calls", "explanation", "captures", "lines", "most_affected", "ends"), "jsonb"),
     "shard": "smallint",
 }
 _TYPES: dict[Any, str] = {

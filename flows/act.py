@@ -10,17 +10,22 @@ import random
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from analytics.guards import Limits
-from connectors import metrics, postgres_quarantines
+from analytics.policy.rules import Policy
+from connectors import metrics, postgres_audit, postgres_quarantines
 from connectors.delivery import Delivery
+from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
+from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
 from flows.acting_apis import actable
 from flows.books import Books
@@ -28,15 +33,19 @@ from flows.carrying import Carrier
 from flows.claiming import Claimer
 from flows.healer import Healer
 from flows.notifying import channels_of
+from flows.operating import operator_app
 from flows.rulebooks import configured as configured_rulebook
+from flows.serving import all_until, server
 from flows.settings import Settings
+from flows.stopping import Switch
 from models.records.acted import Acted
 from models.records.calls import Done, Quarantine, Result
 from models.records.entry import Encoding, Entry, Kind
+from models.records.errors import GuardError
 from models.records.event import shard_of
 from models.records.ledger import HoldRules
 
-_PROPOSAL_SECONDS: Final = 86_400.0
+_SEAL_SECONDS: Final = 60.0
 
 _log = structlog.get_logger()
 
@@ -64,20 +73,23 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands = actable(settings)
-    channels = channels_of(settings)
+    hands, channels, act = actable(settings), channels_of(settings), settings.act
     metrics.expose("act", version=version("pipeline-guard"))
-    served = metrics.serve(settings.act.metrics_host, settings.act.metrics_port + number)
-    name = f"{socket.gethostname()}:{settings.act.metrics_port + number}"
+    served = metrics.serve(act.metrics_host, act.metrics_port + number)
+    name = f"{socket.gethostname()}:{act.metrics_port + number}"
     url = settings.postgres.url.get_secret_value()
-    books = Books(url, name=name, lease_seconds=settings.act.lease.total_seconds())
+    books = Books(url, name=name, lease_seconds=act.lease.total_seconds())
     appender = Appender(settings.redis.url.get_secret_value())
-    stopped = lambda: False  # noqa: E731
+    switch = Switch(act.stop_file, url, healer=name)
+
+    def stopped() -> bool:
+        return switch.stopped() is not None
+
     healer = Healer(
         books,
         name=name,
         url=url,
-        claimer=partial(_claimer, settings, name),
+        claimer=partial(_claimer, settings, name, configured_rulebook(settings).policy),
         carrier=Carrier(
             books,
             hands,
@@ -89,11 +101,13 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
         rules=rules_of(settings),
         stopped=stopped,
         tell=partial(_tell, appender),
-        concurrency=settings.act.concurrency,
+        concurrency=act.concurrency,
     )
+    api = server(operator_app(settings, switch), act.api_host, act.api_port + number)
     _log.info("healing", name=name, apis=sorted(one.name for one in hands.values()))
     try:
-        await healer.run(stop)
+        sealing = partial(_seal, url, act.audit_seals)
+        await all_until(stop, [api], [switch.watch, sealing], finishing=lambda: healer.run(stop))
     finally:
         for one in hands.values():
             await one.close()
@@ -103,15 +117,30 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     _log.info("stopped")
 
 
-def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
+async def _seal(url: str, file: Path | None) -> None:
+    """Seal the audit, again and again."""
+    while True:
+        await asyncio.sleep(_SEAL_SECONDS)
+        try:
+            await asyncio.to_thread(_sealed, url, file)
+        except GuardError as error:
+            _log.error("the audit cannot be sealed", why=str(error))
+
+
+def _sealed(url: str, file: Path | None) -> None:
+    with connect(url, application_name="guard audit") as connection:
+        postgres_audit.seal(connection, file, datetime.now(UTC))
+
+
+def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> Claimer:
     return Claimer(
         ledger,
         healer=name,
         limits=limits_of(settings),
-        policy=configured_rulebook(settings).policy,
-        approver=_nobody_said_yes,
+        policy=policy,
+        approver=partial(_said_always, ledger),
         lease_seconds=settings.act.lease.total_seconds(),
-        proposal_seconds=_PROPOSAL_SECONDS,
+        proposal_seconds=settings.act.proposals_expire.total_seconds(),
         probe_seconds=settings.act.probe_every.total_seconds(),
     )
 
@@ -119,7 +148,7 @@ def _claimer(settings: Settings, name: str, ledger: Ledger) -> Claimer:
 def limits_of(settings: Settings) -> Limits:
     """What may be done at most, as the settings say."""
     given = settings.act.limits.model_dump()
-    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "stale")}
+    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "crowd", "stale")}
     return Limits(**given, **seconds)
 
 
@@ -130,14 +159,14 @@ def rules_of(settings: Settings) -> HoldRules:
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:
-    """Make an outcome durable on its shard, once: it is marked with its act.
+    """Make an outcome durable on its shard, once: it is marked with its act, and with what came of that.
 
     Raises:
         Unavailable: it is not known to be there.
     """
     entry = Entry(Kind.OUTCOME, Encoding.JSON, time.time_ns() // 1_000_000, msgspec.json.encode(acted))
     shard = shard_of(acted.instance, acted.repository)
-    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id}"),)))
+    await appender.append(Delivery(shard, ((entry, f"act {acted.act_id} {acted.result}"),)))
 
 
 async def _set_aside(books: Books, name: str, case: Case, call: Quarantine) -> Result:
@@ -151,5 +180,8 @@ async def _set_aside(books: Books, name: str, case: Case, call: Quarantine) -> R
     return Done()
 
 
-async def _nobody_said_yes(_case: Case) -> str | None:
-    return None
+async def _said_always(ledger: Ledger, case: Case) -> str | None:
+    fork = any(job.get("is_fork") for job in case.jobs)
+    asked = {"signature": case.signature, "repository": case.repository, "fork": fork}
+    row = await (await ledger.connection.execute(ALWAYS_BY, asked)).fetchone()
+    return f"always: {row[0]}" if row else None

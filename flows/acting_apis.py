@@ -74,6 +74,20 @@ class Hands:
             return Unavailable(f"{ended.why}: the token was withdrawn") if known else ended
         return ended
 
+    async def hold_hook(self, talk: Talk[T], hook: str) -> T | Stop:
+        """How `talk`, which is about the webhook `hook` (by its address in the API), ended.
+
+        An App sees to its own webhook as itself, and to others with a token for where they are.
+        """
+        if self._app is None:
+            return await self._door.hold(talk)
+        where, _, rest = hook.partition("/")
+        if where == "app":
+            return await self._door.hold(talk, github_app.itself(self._app, self._clocks.now()))
+        if where == "orgs":
+            return await self.hold(talk, rest.partition("/")[0], calls=("reconcile_organisation",))
+        return await self.hold(talk, rest.partition("/hooks/")[0], calls=("reconcile",))
+
     async def rights(self, repository: str, calls: Collection[str]) -> Rights | Stop:
         """What the credential lacks to do `calls` in `repository`, as far as the platform tells."""
         if self._app is None:
@@ -159,13 +173,12 @@ async def check_rights(
         for *_, repository in found:
             if way in hands:
                 one = hands[way]
-                lines += lacked(one.name, repository, await one.rights(repository, calls))
+                lines += lacked(f"platforms.{one.name}.act_credential", repository, await one.rights(repository, calls))
     return lines
 
 
-def lacked(name: str, repository: str, rights: Rights | Stop) -> list[str]:
-    """What the act_credential of `platforms.name` lacks in `repository`, in words for who set it up."""
-    key = f"platforms.{name}.act_credential"
+def lacked(key: str, repository: str, rights: Rights | Stop) -> list[str]:
+    """What the credential under `key` of the settings lacks in `repository`, in words for who set it up."""
     if isinstance(rights, Rights):
         return [f"{key}: lacks {missing}, in {repository}" for missing in rights.missing]
     if isinstance(rights, Refused):

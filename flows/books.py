@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
@@ -69,20 +70,23 @@ class Books:
         """Have the case for another lease."""
         return await self.insist(lambda ledger: ledger.renew(case, lease_seconds=self._lease_seconds))
 
-    async def asking(self, case: Case, act: Act, before: RunState | None) -> bool:
-        """Note that the request goes out now.
+    async def asking(self, case: Case, act: Act, before: RunState | None) -> float | None:
+        """Note that the request goes out now; until when it may, by the monotonic clock: for half a lease.
 
-        Where nobody knows whether that was written, it does not go out: it is found out later, as after a crash.
+        The other half is for its answer: it has come, or is given up, before anybody else can take the case. Where
+        nobody knows whether that was written, it does not go out: it is found out later, as after a crash.
         """
+        until = time.monotonic() + self._lease_seconds / 2
         try:
             async with self.open() as ledger:
-                return await ledger.asking(case, act, before) is not None
+                asked = await ledger.asking(case, act, before, lease_seconds=self._lease_seconds)
         except Unavailable:
-            return False
+            return None
+        return until if asked is not None else None
 
-    async def not_asked(self, case: Case, act: Act) -> None:
-        """Note that nothing came of it."""
-        await self.insist(lambda ledger: ledger.not_asked(case, act))
+    async def not_asked(self, case: Case, act: Act, before: RunState | None) -> None:
+        """Note that nothing came of it; `before`: how the run stood before a request of which something may yet."""
+        await self.insist(lambda ledger: ledger.not_asked(case, act, before))
 
     async def close(self) -> None:
         """Close the connection."""

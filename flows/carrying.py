@@ -1,8 +1,8 @@
 """Carrying out one act: read the run, ask, and where nobody knows whether it happened, find out.
 
     read      the run as it stands now: a person was faster, the branch has moved on, it goes on still: nothing is asked
-    fence     the last thing before the request is a row that says that it goes out, and that only we may send it
-    ask       once
+    fence     before the request is a row that says that it goes out, and that only we may send it
+    ask       once; the last thing before that is a look at the kill switch and at how much of the lease is left
     find out  after an answer that may have come too late, and after a healer that died in between: the run is read
               again, and only what did not happen is ever asked for again
 
@@ -12,12 +12,14 @@ Nothing is retried blindly: see connectors/platforms/acting.py for what an answe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from analytics.guards import happened, moved_on
+from analytics.guards import happened, moved_on, told_by_reading
 from connectors.backoff import pause
 from connectors.platforms import PLATFORMS
+from connectors.platforms.acting import Acting, Send
 from connectors.platforms.platform import Platform
 from connectors.postgres_ledger import Act, Case
 from flows.acting_apis import Hands, Way
@@ -40,6 +42,7 @@ _GOES_ON_SECONDS: Final = 15.0
 _STOPPED_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 2.0
 _LONGEST_PAUSE_SECONDS: Final = 60.0
+_FOUND_OUT_WITHIN_SECONDS: Final = 6 * 3600.0
 _LOOKS_SECONDS: Final = (0.5, 2.0, 5.0)
 """How long after an answer that says nothing the run is read, and again."""
 
@@ -70,11 +73,11 @@ class Book(Protocol):
     async def renew(self, case: Case) -> bool:
         """Have the case for another lease."""
 
-    async def asking(self, case: Case, act: Act, before: RunState | None) -> bool:
-        """Note that the request goes out now; False: it must not."""
+    async def asking(self, case: Case, act: Act, before: RunState | None) -> float | None:
+        """Note that the request goes out now; until when it may, by the monotonic clock. None: it must not."""
 
-    async def not_asked(self, case: Case, act: Act) -> None:
-        """Note that nothing came of it."""
+    async def not_asked(self, case: Case, act: Act, before: RunState | None) -> None:
+        """Note that nothing came of it; `before`: how the run stood before a request of which something may yet."""
 
 
 class Carrier:
@@ -89,6 +92,8 @@ class Carrier:
         set_aside: Callable[[Case, Quarantine], Awaitable[Result]],
         stopped: Callable[[], bool],
         draw: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._book = book
         self._hands = hands
@@ -96,6 +101,8 @@ class Carrier:
         self._set_aside = set_aside
         self._stopped = stopped
         self._draw = draw
+        self._monotonic = monotonic
+        self._sleep = sleep
 
     async def carry_out(self, case: Case, act: Act) -> Ended:
         """Bring `act` as far as it can be brought now."""
@@ -108,98 +115,126 @@ class Carrier:
         if hands is None or talk is None:
             return Settled(ActState.DROPPED, Why.NO_ACTION, None)
         talk.close()
+        way = _Way(hands, platform, case, act)
         if act.asked is not None:
-            return await self._found_out(hands, platform, case, act, act.before)
+            return await self._found_out(way, act.before)
         if not act.call.moves_run:
-            return await self._ask(hands, platform, case, act, None)
-        state = await self._read(hands, platform, act.call)
+            return await self._ask(way, None)
+        state = await self._read(way)
         if not isinstance(state, RunState):
-            return self._unread(act, state)
+            return self._unread(way, state)
+        if act.before is not None and happened(act.call, act.before, state):
+            return Settled(ActState.DONE, None, _made(act.call, state))  # what was asked for earlier has come late
         why = moved_on(act.call, state)
         if why is Why.RUN_IN_PROGRESS:
             return Later(why, _GOES_ON_SECONDS)
         if why is not None:
             return Settled(ActState.DROPPED, why, None)
-        return await self._ask(hands, platform, case, act, state)
+        return await self._ask(way, state)
 
-    async def _ask(self, hands: Hands, platform: Platform, case: Case, act: Act, before: RunState | None) -> Ended:
+    async def _ask(self, way: _Way, before: RunState | None) -> Ended:
+        case, act = way.case, way.act
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
-        if not await self._book.asking(case, act, before):
+        until = await self._book.asking(case, act, act.before or before)
+        if until is None:
             return None
-        talk = platform.ask(act.call)
-        assert talk is not None
-        result = await hands.hold(talk, act.call.repository, calls=(act.action,))
-        act = act._replace(tries=act.tries + 1)
+        gate = _Gate(self._stopped, lambda: self._monotonic() >= until)
+        result = await way.hands.hold(gate.through(way.talk()), act.call.repository, calls=(act.action,))
+        if gate.shut:
+            await self._book.not_asked(case, act, act.before)
+            return Later(Why.STOPPED, _STOPPED_SECONDS) if self._stopped() else None
+        return await self._answered(way._replace(act=act._replace(tries=act.tries + 1)), before, result)
+
+    async def _answered(self, way: _Way, before: RunState | None, result: Result) -> Ended:
+        act = way.act
         match result:
             case Done():
                 return Settled(ActState.DONE, None, result)
             case Refused(refusal=Refusal.STATE):
-                return await self._stands_otherwise(hands, platform, case, act, result)
+                return await self._stands_otherwise(way, result)
+            case Refused(refusal=Refusal.LOGIN):
+                return await self._again(way, act.before, None, Why.LOGIN)
             case Refused():
                 return Settled(ActState.REFUSED, result.refusal, result)
             case Unavailable():
-                return await self._again(case, act, result.retry_after)
+                return await self._again(way, act.before, result.retry_after)
             case Ambiguous():
-                return await self._found_out(hands, platform, case, act, before)
+                return await self._found_out(way, act.before or before)
 
-    async def _stands_otherwise(
-        self, hands: Hands, platform: Platform, case: Case, act: Act, refused: Refused
-    ) -> Ended:
+    async def _stands_otherwise(self, way: _Way, refused: Refused) -> Ended:
         """The platform says that the run does not stand so that it could be done: perhaps it only goes on still."""
-        state = await self._read(hands, platform, act.call)
+        act = way.act
+        state = await self._read(way)
         why = moved_on(act.call, state) if isinstance(state, RunState) else None
         if why is Why.RUN_IN_PROGRESS and act.tries < _TRIES:
-            await self._book.not_asked(case, act)
+            await self._book.not_asked(way.case, act, act.before)
             return Later(why, _GOES_ON_SECONDS)
         if why is not None and why is not Why.RUN_IN_PROGRESS:
             return Settled(ActState.DROPPED, why, refused)
         return Settled(ActState.REFUSED, refused.refusal, refused)
 
-    async def _found_out(
-        self, hands: Hands, platform: Platform, case: Case, act: Act, before: RunState | None
-    ) -> Ended:
+    async def _found_out(self, way: _Way, before: RunState | None) -> Ended:
         """Whether it happened, after an answer that does not say so."""
-        if act.call.repeatable:
-            return await self._again(case, act, None)
-        seen: RunState | None = None
+        case, act = way.case, way.act
+        if not told_by_reading(act.call):  # what is repeatable
+            if act.tries >= _TRIES:
+                return Settled(ActState.UNKNOWN, Why.UNKNOWN, None)
+            return await self._again(way, None, None)
+        said: Refused | Unavailable | Ambiguous | None = None
+        seen = False
         for seconds in _LOOKS_SECONDS:
-            await asyncio.sleep(seconds)
+            await self._sleep(seconds)
             if not await self._book.renew(case):
                 return None
-            state = await self._read(hands, platform, act.call)
-            if isinstance(state, RunState):
-                seen = state
-                if happened(before, state):
-                    return Settled(ActState.DONE, None, _made(act.call, state))
-        if seen is None:
-            return Later(Why.PLATFORM_AWAY, _LONGEST_PAUSE_SECONDS, asked=True)
-        return await self._again(case, act, None)
+            state = await self._read(way)
+            if not isinstance(state, RunState):
+                said = state
+                continue
+            seen = True
+            if happened(act.call, before, state):
+                return Settled(ActState.DONE, None, _made(act.call, state))
+        return await self._again(way, before, None) if seen else self._unseen(way, said)
 
-    async def _again(self, case: Case, act: Act, after: float | None) -> Ended:
+    def _unseen(self, way: _Way, said: Refused | Unavailable | Ambiguous | None) -> Ended:
+        """It may have happened, and the run cannot be read: that is tried again for hours, and then given up."""
+        refused = isinstance(said, Refused) and said.refusal is not Refusal.LOGIN
+        if refused or way.case.now - (way.act.asked or way.case.now) > _FOUND_OUT_WITHIN_SECONDS:
+            return Settled(ActState.UNKNOWN, Why.UNKNOWN, said)
+        return Later(Why.PLATFORM_AWAY, _LONGEST_PAUSE_SECONDS, asked=True)
+
+    async def _again(
+        self, way: _Way, before: RunState | None, after: float | None, why: Why = Why.PLATFORM_AWAY
+    ) -> Ended:
         """It did not happen, and may be asked for again, a few times; as often as the platform says when."""
-        if act.tries >= _TRIES and after is None:
+        if way.act.tries >= _TRIES and after is None:
             return Settled(ActState.DROPPED, Why.GIVEN_UP, None)
-        await self._book.not_asked(case, act)
-        return Later(Why.PLATFORM_AWAY, self._wait(act, after))
+        await self._book.not_asked(way.case, way.act, before)
+        return Later(why, self._wait(way, after))
 
-    def _unread(self, act: Act, stop: Refused | Unavailable | Ambiguous) -> Ended:
+    def _unread(self, way: _Way, stop: Refused | Unavailable | Ambiguous) -> Ended:
         if isinstance(stop, Refused):
+            if stop.refusal is Refusal.LOGIN:  # whoever set it up can mend it, and nothing is lost until then
+                return Later(Why.LOGIN, _LONGEST_PAUSE_SECONDS)
             return Settled(ActState.REFUSED, stop.refusal, stop)
-        return Later(Why.PLATFORM_AWAY, self._wait(act, stop.retry_after))
+        return Later(Why.PLATFORM_AWAY, self._wait(way, stop.retry_after))
 
-    def _wait(self, act: Act, after: float | None) -> float:
-        spread = pause(act.tries + 1, self._draw(), first=_FIRST_PAUSE_SECONDS, longest=_LONGEST_PAUSE_SECONDS)
+    def _wait(self, way: _Way, after: float | None) -> float:
+        """For how long: the longer, the more often it was asked for, and the longer it has waited already."""
+        waited = max(0.0, way.case.now - way.act.intended)
+        first = max(_FIRST_PAUSE_SECONDS, waited / 2)
+        spread = pause(way.act.tries + 1, self._draw(), first=first, longest=_LONGEST_PAUSE_SECONDS)
         return (after or 0.0) + spread
 
-    async def _read(self, hands: Hands, platform: Platform, call: Call) -> RunState | Refused | Unavailable | Ambiguous:
-        return await hands.hold(platform.look(call), call.repository)
+    async def _read(self, way: _Way) -> RunState | Refused | Unavailable | Ambiguous:
+        call = way.act.call
+        return await way.hands.hold(way.platform.look(call), call.repository)
 
     async def _put_aside(self, case: Case, act: Act) -> Ended:
         """Nobody is asked for it: it is a row of our own, which is there once however often it is written."""
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
-        if act.asked is None and not await self._book.asking(case, act, None):
+        if act.asked is None and await self._book.asking(case, act, None) is None:
             return None
         assert isinstance(act.call, Quarantine)
         return Settled(ActState.DONE, None, await self._set_aside(case, act.call))
@@ -209,7 +244,7 @@ class Carrier:
             return Later(Why.STOPPED, _STOPPED_SECONDS)
         if act.asked is not None:
             return Settled(ActState.UNKNOWN, Why.UNKNOWN, None)  # said twice is worse than perhaps not said
-        if not await self._book.asking(case, act, None):
+        if await self._book.asking(case, act, None) is None:
             return None
         assert isinstance(act.call, Notify)
         result = await self._notify(act.call)
@@ -220,8 +255,52 @@ class Carrier:
                 return Settled(ActState.REFUSED, result.refusal, result)
             case Ambiguous():
                 return Settled(ActState.UNKNOWN, Why.UNKNOWN, result)
+            case Unavailable(retry_after=after) if act.tries + 1 < _TRIES or after is not None:
+                await self._book.not_asked(case, act, None)
+                return Later(Why.PLATFORM_AWAY, (after or 0.0) + _FIRST_PAUSE_SECONDS * 2**act.tries)
             case Unavailable():
-                return await self._again(case, act._replace(tries=act.tries + 1), result.retry_after)
+                return Settled(ActState.DROPPED, Why.GIVEN_UP, None)
+
+
+class _Way(NamedTuple):
+    """By whom what is asked, on whose behalf."""
+
+    hands: Hands
+    platform: Platform
+    case: Case
+    act: Act
+
+    def talk(self) -> Acting:
+        """The conversation that carries it out."""
+        talk = self.platform.ask(self.act.call)
+        assert talk is not None
+        return talk
+
+
+class _Gate:
+    """Lets a conversation pass until something is to be changed and must not be any more: it is the last to be asked.
+
+    A token may have had to be fetched in between, or this process may have been stopped for a while.
+    """
+
+    def __init__(self, *shut: Callable[[], bool]) -> None:
+        self.shut = False
+        self._shut = shut
+
+    def through(self, talk: Acting) -> Acting:
+        """`talk`, ended before it changes anything if the gate is shut by then."""
+        try:
+            step = next(talk)
+            while True:
+                if isinstance(step, Send) and step.changes and any(shut() for shut in self._shut):
+                    self.shut = True
+                    return Unavailable("it may not be asked for any more", 0.0)
+                step = talk.send((yield step))
+        except StopIteration as ended:
+            result: Result = ended.value
+            return result
+        finally:
+            talk.close()
 
 
 def _made(call: Call, state: RunState) -> Done:

@@ -20,7 +20,9 @@ from analytics.guards import (
     Limits,
     Refuse,
     Ruling,
+    busy,
     charges,
+    crowded,
     most,
     origin_of,
     rule,
@@ -30,6 +32,7 @@ from analytics.policy.rules import Mode, Policy, Subject, least_mode, names_of
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
+from models.records.event import uuid5_text
 from models.records.ledger import ActState, Earlier, Standing, Why
 from models.records.outputs import Verdict
 
@@ -93,41 +96,47 @@ class Claimer:
     async def _judged(self, case: Case, acts: Sequence[Act]) -> Taken | Ruled:
         earlier = await self._ledger.earlier(case, within_seconds=self._limits.cooldown_seconds)
         incident = await self._incident(case)
-        ruling, case = await self._ruling(case, earlier, incident)
+        if incident is not None:
+            case = case._replace(incident_id=incident.incident_id)
+        begun = any(act.state is ActState.INTENT for act in acts)
+        held = incident is not None and not incident.over
+        ruling, case = await self._ruling(case, earlier, held=held, begun=begun)
         match ruling:
-            case Hold(why=Why.PROPOSED):
-                await self._ledger.propose(case, expires_seconds=self._proposal_seconds)
-                return Ruled(case, Why.PROPOSED)
-            case Hold(why, until):
-                if why is Why.INCIDENT and incident is not None:
-                    await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
-                held_by = incident.incident_id if incident is not None and why is Why.INCIDENT else None
-                await self._ledger.put_off(case, why, until, incident_id=held_by, probe=case.probe)
-                return Ruled(case, why)
+            case Hold():
+                return await self._held(case, acts, ruling, incident)
             case Refuse(why):
                 return await self._refused(case, acts, why)
         return await self._intended(case, acts, earlier)
 
+    async def _held(self, case: Case, acts: Iterable[Act], hold: Hold, incident: Incident | None = None) -> Ruled:
+        """Let it wait; what a person is to say yes to first is not begun."""
+        if hold.why is Why.PROPOSED:
+            await self._drop(case, acts, Why.PROPOSED)
+            await self._ledger.propose(case, expires_seconds=self._proposal_seconds)
+            return Ruled(case, Why.PROPOSED)
+        held_by: str | None = None
+        if hold.why is Why.INCIDENT and incident is not None:
+            held_by = await self._ledger.hold(incident, probe_seconds=self._probe_seconds)
+        await self._ledger.put_off(case, hold.why, hold.until, incident_id=held_by, probe=case.probe)
+        return Ruled(case, hold.why)
+
     async def _intended(self, case: Case, acts: Sequence[Act], earlier: Sequence[Earlier]) -> Taken | Ruled:
         """Charge and write down what is not written down yet."""
-        known = {act.act_id for act in acts}
+        wanted = {act.act_id for act in intents(case)}
+        await self._drop(case, [act for act in acts if act.act_id not in wanted], Why.WITHDRAWN)
+        known = {act.act_id for act in acts if not _is_anew(act, case)}
         missing = [act for act in intents(case) if act.act_id not in known]
         if missing:
-            origin = _origin(case, earlier)
-            refused = await self._charged(case, missing, origin)
-            if isinstance(refused, Hold):
-                await self._ledger.put_off(case, refused.why, refused.until, probe=case.probe)
-                return Ruled(case, refused.why)
-            if isinstance(refused, Refuse):
-                return await self._refused(case, acts, refused.why)
-        wanted = {act.act_id for act in intents(case)}
-        for act in acts:
-            if act.state is ActState.INTENT and act.act_id not in wanted:
-                await self._dropped(case, act, Why.WITHDRAWN)
+            objection = await self._charged(case, missing, _origin(case, acts, earlier))
+            if isinstance(objection, Hold):
+                return await self._held(case, acts, objection)
+            if isinstance(objection, Refuse):
+                return await self._refused(case, acts, objection.why)
         now = [act for act in await self._ledger.acts(case.case_id) if act.act_id in wanted]
         if not any(act.state is ActState.INTENT for act in now):
-            await self._ledger.end(case, Standing.FINISHED, Why.DONE)
-            return Ruled(case, Why.DONE)
+            standing, why = ended(now)
+            await self._ledger.end(case, standing, why)
+            return Ruled(case, why)
         return await self._ours(case, now)
 
     async def _charged(self, case: Case, missing: Sequence[Act], origin: str) -> Ruling | None:
@@ -140,6 +149,8 @@ class Claimer:
             spent = await self._ledger.charge((one, most(one, self._limits)) for one in taken)
             if spent is not None:
                 objections.append(short(spent, case.now, random.random()))  # noqa: S311 - jitter, not a secret
+            elif await self._ledger.busy(case):
+                objections.append(busy(case.now))
             elif not await self._ledger.intend(
                 case,
                 [first, *missing[1:]],
@@ -160,21 +171,22 @@ class Claimer:
         return Taken(case, tuple(sorted(waiting, key=lambda act: order.get(act.act_id, -1))))
 
     async def _refused(self, case: Case, acts: Iterable[Act], why: Why) -> Ruled:
-        for act in acts:
-            if act.state is ActState.INTENT:
-                await self._dropped(case, act, why)
+        await self._drop(case, acts, why)
         await self._ledger.end(case, Standing.REFUSED, why)
         await self._ledger.audit(
             f"healer {self._healer}", "refuse", case.case_id, {"decision": case.decision_id, "why": why}
         )
         return Ruled(case, why)
 
-    async def _dropped(self, case: Case, act: Act, why: Why) -> None:
-        """Let go of an act that was intended and not asked for."""
-        await self._ledger.taken(case, healer=self._healer, lease_seconds=self._lease_seconds)
-        await self._ledger.settle(case, act, ActState.DROPPED, why, None, healer=self._healer)
+    async def _drop(self, case: Case, acts: Iterable[Act], why: Why) -> None:
+        """Let go of those that were intended and not asked for."""
+        begun = [act for act in acts if act.state is ActState.INTENT]
+        if begun:
+            await self._ledger.taken(case, healer=self._healer, lease_seconds=self._lease_seconds)
+        for act in begun:
+            await self._ledger.settle(case, act, ActState.DROPPED, why, None, healer=self._healer)
 
-    async def _ruling(self, case: Case, earlier: Sequence[Earlier], incident: Incident | None) -> tuple[Ruling, Case]:
+    async def _ruling(self, case: Case, earlier: Sequence[Earlier], *, held: bool, begun: bool) -> tuple[Ruling, Case]:
         if case.verdict != Verdict.ACT:
             return Refuse(Why.WITHDRAWN), case
         if not case.calls:
@@ -185,24 +197,25 @@ class Claimer:
                 await self._ledger.approved(case, by)
                 case = case._replace(approved_by=by)
         mode = mode_now(case, self._policy)
-        ruling = rule(await self._facts(case, earlier, mode, held=incident is not None), self._limits)
-        return ruling, case
+        return rule(await self._facts(case, earlier, mode, held=held, begun=begun), self._limits), case
 
-    async def _facts(self, case: Case, earlier: Sequence[Earlier], mode: Mode, *, held: bool) -> Facts:
+    async def _facts(self, case: Case, earlier: Sequence[Earlier], mode: Mode, *, held: bool, begun: bool) -> Facts:
         reruns = any(isinstance(call, RERUNS) for call in case.calls)
         names = {(job[1], job[2]) for call in case.calls for job in _named(case, call)}
-        same = [act.asked for act in earlier if act.asked and act.action.startswith("rerun") and names & set(act.jobs)]
+        same = [act.asked for act in earlier if act.asked and _ran(act) and names & set(act.jobs)]
         fleet = await self._fleet_now(case.now) if reruns else (0, 0)
         return Facts(
             now=case.now,
             failed=case.occurred,
+            not_before=case.not_before,
             mode=mode,
             approved=case.approved_by is not None,
             reruns=reruns,
             attempt=case.attempt,
             most_reruns=PLATFORMS[case.platform].most_reruns,
             held=held and not case.probe,
-            busy=any(act.pipeline_id == case.pipeline_id and act.state == ActState.INTENT for act in earlier),
+            busy=not begun
+            and any(act.pipeline_id == case.pipeline_id and act.state == ActState.INTENT for act in earlier),
             last_same=max(same, default=None) if reruns else None,
             fleet_reruns=fleet[0],
             fleet_runs=fleet[1],
@@ -216,14 +229,20 @@ class Claimer:
         return counts
 
     async def _incident(self, case: Case) -> Incident | None:
-        """The incident in which reruns of this case wait, if there is one."""
-        if case.signature is None:
+        """The incident that this case belongs to, if there is one: one in which reruns wait before one that is over."""
+        if case.signature is None or not any(isinstance(call, RERUNS) for call in case.calls):
             return None
         there = {"instance": case.instance, "platform": case.platform}
-        for incident in await self._ledger.incidents(case.signature):
-            if not incident.over and there.get(incident.dimension, incident.value) == incident.value:
-                return incident
-        return None
+        known = await self._ledger.incidents(case.signature)
+        ours = [one for one in known if there.get(one.dimension, one.value) == one.value]
+        found = min(ours, key=lambda incident: incident.over, default=None)
+        if case.probe or (found is not None and not found.over):
+            return found
+        crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
+        if not crowded(crowd, self._limits):
+            return found
+        identity = uuid5_text("crowd", case.signature, str(case.now))
+        return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
 
 
 def mode_now(case: Case, policy: Policy) -> Mode:
@@ -245,6 +264,28 @@ def mode_now(case: Case, policy: Policy) -> Mode:
         )
         mode = "observe" if terms.never else least_mode(mode, terms.mode)
     return mode
+
+
+def ended(acts: Sequence[Act]) -> tuple[Standing, Why]:
+    """How a case ends whose acts are all settled."""
+    states = {act.state for act in acts}
+    if ActState.DONE in states:
+        return Standing.FINISHED, Why.DONE
+    if ActState.UNKNOWN in states:
+        return Standing.FINISHED, Why.UNKNOWN
+    dropped = [act.reason for act in acts if act.state is ActState.DROPPED and act.reason]
+    refused = ActState.REFUSED in states or not dropped
+    return Standing.REFUSED, Why.PLATFORM_REFUSED if refused else Why(dropped[0])
+
+
+def _is_anew(act: Act, case: Case) -> bool:
+    """Whether an act that was dropped may be intended once more: the case was decided on again, or approved."""
+    return act.state is ActState.DROPPED and (act.decision_id != case.decision_id or act.reason == Why.PROPOSED)
+
+
+def _ran(act: Earlier) -> bool:
+    """Whether it ran something again, as far as is known."""
+    return act.action.startswith("rerun") and act.state not in (ActState.DROPPED, ActState.REFUSED)
 
 
 def _named(case: Case, call: Call) -> list[Any]:
@@ -269,11 +310,16 @@ def _doing(case: Case, calls: Sequence[Call], origin: str) -> Doing:
     )
 
 
-def _origin(case: Case, earlier: Sequence[Earlier]) -> str:
-    return origin_of(
-        pipeline_id=case.pipeline_id,
-        workflow_id=case.workflow_id,
-        attempt=case.attempt,
-        job_ids=[call.job_id for call in case.calls if call.job_id],
-        earlier=earlier,
+def _origin(case: Case, acts: Sequence[Act], earlier: Sequence[Earlier]) -> str:
+    """The run that began the chain. What GitLab runs again stays in its case, and so does the case in its chain."""
+    return (
+        acts[0].origin
+        if acts
+        else origin_of(
+            pipeline_id=case.pipeline_id,
+            workflow_id=case.workflow_id,
+            attempt=case.attempt,
+            job_ids=[call.job_id for call in case.calls if call.job_id],
+            earlier=earlier,
+        )
     )

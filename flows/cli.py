@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version as installed_version
@@ -25,18 +25,22 @@ from connectors.postgres import migrate as apply_migrations
 from connectors.postgres import prune as delete_older
 from flows import (
     archive_commands,
+    audit_commands,
     backtest_commands,
     checking,
     dead_commands,
     explain_commands,
+    people_commands,
     policy_check,
     publish,
     quarantine_commands,
+    reconcile_commands,
     recorded,
     rulebook_commands,
     rulebooks,
     servers,
     status,
+    stop_commands,
     supervise,
     top,
 )
@@ -79,9 +83,17 @@ app.command(rulebook_commands.app)
 app.command(quarantine_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")
+app.command(reconcile_commands.reconcile)
 app.command(explain_commands.explain)
 app.command(explain_commands.unknown_, name="unknown")
 app.command(explain_commands.signatures_, name="signatures")
+app.command(audit_commands.app)
+app.command(people_commands.proposals)
+app.command(people_commands.approve)
+app.command(people_commands.reject)
+app.command(people_commands.always_, name="always")
+app.command(stop_commands.stop)
+app.command(stop_commands.go)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,6 +291,7 @@ def check(
     *,
     all_: Annotated[bool, Parameter(name="--all")] = False,
     connect: bool = False,
+    credentials: bool = False,
     json: bool = False,
     about: Annotated[policy_check.Asked, Parameter(name="*")] = policy_check.Asked(),  # noqa: B008 - it is frozen
     context: In,
@@ -291,6 +304,8 @@ def check(
         Show what was left at its default, too.
     connect
         Ask Redis and PostgreSQL whether they will do.
+    credentials
+        Ask the platforms what the credentials for them lack, in repositories that are known.
     json
         What the policy says of the job, as JSON.
     """
@@ -307,10 +322,18 @@ def check(
     for line in checking.in_force(settings, defaults=all_):
         answer(line)
     fine = True
-    for checked in checking.check(settings, connect=connect):
+    for checked in (*checking.check(settings, connect=connect), *_credentials(settings, ask=credentials)):
         answer(f"{'ok' if checked.ok else 'NOT OK'}  {checked.what}: {escape(checked.said)}")
         fine &= checked.ok
     return DONE if fine else AWAY
+
+
+def _credentials(settings: Settings, *, ask: bool) -> Iterable[checking.Checked]:
+    if not ask:
+        return ()
+    from flows import credentials_check  # noqa: PLC0415 - the HTTP client, which few commands need
+
+    return credentials_check.check(settings)
 
 
 @app.command

@@ -53,6 +53,7 @@ class Ports:
     logs_metrics: int = 8100
     archive_metrics: int = 8200
     act_metrics: int = 8400
+    act_api: int = 8300
     world: int = 8110  # where the world's platforms answer
 
     @classmethod
@@ -123,6 +124,9 @@ class Files:
             "",
             "[act]",
             f"metrics_port = {ports.act_metrics}",
+            f"api_port = {ports.act_api}",
+            f"stop_file = {_quoted(self.directory / 'stop')}",
+            f"audit_seals = {_quoted(self.directory / 'audit.seals')}",
             'probe_every = "2s"  # all this is for a world that runs sixty times as fast as ours',
             'drain = "5s"',
             "",

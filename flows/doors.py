@@ -56,6 +56,10 @@ class Door:
         finally:
             self._places.release()
 
+    def is_shut(self) -> bool:
+        """Whether who comes now is sent away."""
+        return self.breaker.wait(self._clocks.monotonic()) > 0
+
     async def close(self) -> None:
         """Close its connections."""
         await self._client.close()

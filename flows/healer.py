@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -24,13 +25,14 @@ from connectors.postgres import connect_async
 from connectors.postgres_ledger import Act, Case, Ledger
 from flows.books import Books, pause_seconds
 from flows.carrying import Carrier, Later, Settled
-from flows.claiming import Claimer, Ruled, Taken
+from flows.claiming import Claimer, Ruled, Taken, ended
 from models.records.acted import Acted, ActedJob, ActResult
 from models.records.calls import ClearCaches
 from models.records.errors import Unavailable
-from models.records.ledger import ActState, HoldRules, Standing, Why
+from models.records.ledger import ActState, HoldRules, Why
 
 _IDLE_SECONDS: Final = 1.0
+_LEAST_WAIT_SECONDS: Final = 0.02  # what is due may be locked by another healer, for as long as it claims it
 _TEND_SECONDS: Final = 1.0
 _RETELL_SECONDS: Final = 5.0
 _GRACE_SECONDS: Final = 8.0
@@ -116,7 +118,7 @@ class Healer:
             if self._claimer is None or self._claimer[0] is not ledger:
                 self._claimer = ledger, self._make_claimer(ledger)
             claimed = await self._claimer[1].claim()
-            wait = min(_IDLE_SECONDS, await ledger.due_in()) if claimed is None else 0.0
+            wait = max(_LEAST_WAIT_SECONDS, min(_IDLE_SECONDS, await ledger.due_in())) if claimed is None else 0.0
         if isinstance(claimed, Ruled):
             metrics.guard_healing_rulings_total(why=claimed.why).inc()
             _log.info("a case is not acted on now", case=claimed.case.case_id, why=claimed.why)
@@ -134,27 +136,24 @@ class Healer:
             _log.error("a case could not be served", exc_info=error)  # its lease runs out, and it is taken again
 
     async def _serve(self, taken: Taken) -> None:
-        case, done, refused = taken.case, False, Why.DONE
+        case = taken.case
         for i, act in enumerate(taken.acts):
             if i and not await self._books.renew(case):
                 return
-            ended = await self._carrier.carry_out(case, act)
-            match ended:
+            came = await self._carrier.carry_out(case, act)
+            match came:
                 case None:
+                    await self._books.insist(lambda ledger: ledger.let_go(case))
                     return
                 case Later():
-                    await self._put_off(case, ended)
+                    await self._put_off(case, came)
                     return
                 case Settled():
-                    await self._settled(case, act, ended)
-                    done = done or ended.state is ActState.DONE
-                    refused = why_of(ended) if ended.state is not ActState.DONE else refused
-                    if isinstance(act.call, ClearCaches) and ended.state is not ActState.DONE:
-                        await self._dropped(case, taken.acts[i + 1 :], refused)
+                    await self._settled(case, act, came)
+                    if isinstance(act.call, ClearCaches) and came.state is not ActState.DONE:
+                        await self._dropped(case, taken.acts[i + 1 :], why_of(came))
                         break
-        standing = Standing.FINISHED if done or refused is Why.UNKNOWN else Standing.REFUSED
-        why = Why.DONE if done else refused
-        await self._books.insist(lambda ledger: ledger.end(case, standing, why))
+        await self._books.insist(partial(_end, case))
 
     async def _put_off(self, case: Case, later: Later) -> None:
         async def write(ledger: Ledger) -> None:
@@ -174,6 +173,8 @@ class Healer:
         asked = await self._books.insist(
             lambda ledger: ledger.settle(case, act, settled.state, settled.reason, settled.result, healer=self._name)
         )
+        if asked is None:
+            return
         metrics.guard_acts_total(platform=act.call.platform, action=act.call.name, state=settled.state).inc()
         _log.info(
             "an act is settled",
@@ -184,8 +185,6 @@ class Healer:
             state=settled.state,
             reason=settled.reason,
         )
-        if asked is None:
-            return
         if settled.state is ActState.DONE:
             metrics.guard_decision_to_call_seconds().observe(max(0.0, asked - max(case.queued, case.due)))
         self._untold.set()
@@ -197,15 +196,19 @@ class Healer:
                 await asyncio.wait_for(self._untold.wait(), _RETELL_SECONDS)
             self._untold.clear()
             try:
-                async with self._books.open() as ledger:
-                    rows = await ledger.untold()
-                for row in rows:
-                    await self._tell(acted_of(row))
-                if rows:
-                    async with self._books.open() as ledger:
-                        await ledger.told([row["act_id"] for row in rows])
+                while await self._told_some():
+                    pass
             except Unavailable as error:
                 _log.warning("shards cannot be told of acts now", why=str(error))
+
+    async def _told_some(self) -> bool:
+        async with self._books.open() as ledger:
+            rows = await ledger.untold()
+        await asyncio.gather(*(self._tell(acted_of(row)) for row in rows))
+        if rows:
+            async with self._books.open() as ledger:
+                await ledger.told([(row["act_id"], row["state"]) for row in rows])
+        return bool(rows)
 
     async def _tend(self) -> None:
         """Look after proposals and incidents."""
@@ -262,6 +265,11 @@ def acted_of(row: dict[str, Any]) -> Acted:
     return msgspec.convert(
         {**fields, "act_id": str(row["act_id"]), "result": result, "jobs": jobs, "asked_ms": row["asked_ms"]}, Acted
     )
+
+
+async def _end(case: Case, ledger: Ledger) -> None:
+    standing, why = ended(await ledger.acts(case.case_id))
+    await ledger.end(case, standing, why)
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:

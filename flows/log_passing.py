@@ -51,10 +51,11 @@ class Indexer(Sink, Protocol):
 class Archive:
     """A connection to PostgreSQL on a thread of its own, made when it is needed and again after it broke."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float]) -> None:
-        """`clock` is in seconds and never goes back."""
+    def __init__(self, url: str, *, clock: Callable[[], float], name: str = "guard logs") -> None:
+        """`clock` is in seconds and never goes back; `name` is what the server knows us by."""
         self._url = url
         self._clock = clock
+        self._name = name
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._connection: Connection | None = None
         self._away_until = float("-inf")
@@ -77,7 +78,7 @@ class Archive:
     def _done(self, what: Callable[[Connection], T]) -> T:
         try:
             if self._connection is None:
-                self._connection = connect(self._url, application_name="guard logs")
+                self._connection = connect(self._url, application_name=self._name)
             return what(self._connection)
         except (psycopg.Error, Unavailable) as error:
             self._away_until = self._clock() + _AWAY_SECONDS

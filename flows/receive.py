@@ -11,16 +11,11 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Final, cast
 
 import structlog
-from granian.constants import HTTPModes, Interfaces
-from granian.log import LogLevels
-from granian.server.embed import Server
-from starlette.types import ASGIApp
 
 from connectors import metrics
 from connectors.deliveries import Normaliser
@@ -30,16 +25,11 @@ from connectors.redaction import Redactor
 from connectors.redis_append import Appender, heartbeat
 from connectors.spool import Durable, Spool
 from connectors.webhook import Clocks, Source, create_admin_app, create_app
+from flows.serving import all_until, server
 from flows.settings import Settings
 from models.records.errors import Unavailable
 
 HEARTBEAT_SECONDS: Final = 1.0
-_OUR_HANDLERS: Final = {"incremental": True, "handlers": {}, "loggers": {"_granian": {"propagate": True}}}
-_LEAVING_SECONDS: Final = 1.0
-"""For so long after it was told to go everything is still answered, while /readyz already says no: a balancer sends
-elsewhere before the port closes, which resets connections that nobody has taken yet. It also covers that Granian
-misses a stop that comes before its worker has begun."""
-_BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
 
 _log = structlog.get_logger()
 
@@ -125,11 +115,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         render=metrics.render,
         content_type=metrics.CONTENT_TYPE,
     )
-    servers = [_server(public, receiver.host, receiver.port), _server(admin, receiver.admin_host, receiver.admin_port)]
+    servers = [server(public, receiver.host, receiver.port), server(admin, receiver.admin_host, receiver.admin_port)]
     _log.info("receiving", host=receiver.host, port=receiver.port, sources=[source.name for source in known])
     try:
         work = [lambda: _heartbeats(appender, spool), *([durable.drain] if spool else [])]
-        await _all_until(stop, servers, work)
+        await all_until(stop, servers, work)
     finally:
         await appender.close()
         if spool is not None:
@@ -173,49 +163,3 @@ async def _heartbeats(appender: Appender, spool: Spool | None) -> None:
                     _log.warning("Redis is away", error=str(error))
                 away = True
         await asyncio.sleep(HEARTBEAT_SECONDS)
-
-
-def _server(app: ASGIApp, host: str, port: int) -> Server:
-    return Server(
-        app,
-        host,
-        port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=_BACKLOG,
-        log_level=LogLevels.error,
-        log_dictconfig=_OUR_HANDLERS,
-    )
-
-
-async def _serving(server: Server) -> None:
-    try:
-        await server.serve()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise Unavailable(f"{server.bind_addr}:{server.bind_port} cannot be had: {reason}") from None
-
-
-async def _all_until(
-    stop: asyncio.Event, servers: Sequence[Server], background: Sequence[Callable[[], Awaitable[None]]]
-) -> None:
-    """Run all side by side until `stop`; whatever ends before that ends all, with its error."""
-    stopping = asyncio.create_task(stop.wait())
-    serving = [asyncio.create_task(_serving(server)) for server in servers]
-    working = [asyncio.ensure_future(work()) for work in background]
-    await asyncio.wait([stopping, *serving, *working], return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.sleep(_LEAVING_SECONDS)
-    for server, serving_task in zip(servers, serving, strict=True):
-        if not serving_task.done():
-            server.stop()  # type: ignore[no-untyped-call] # Granian does not say that it returns nothing
-    ended = await asyncio.gather(*serving, return_exceptions=True)
-    stopping.cancel()
-    for task in working:
-        task.cancel()
-    ended += await asyncio.gather(*working, return_exceptions=True)
-    for error in ended:
-        if error is not None and not isinstance(error, asyncio.CancelledError):
-            raise error
-    if not stop.is_set():
-        raise RuntimeError("a part of the receiver ended by itself")

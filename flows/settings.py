@@ -205,20 +205,9 @@ class ActLimits(Section):
     most_rerun_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of all jobs that ended within the last hour
     least_reruns_per_hour: Count = 20  # fewer are no storm, whatever their share
     cooldown: Duration = timedelta(seconds=30)  # between two reruns of a job
+    crowd_repositories: Count = 5  # with one cause within `crowd`: their reruns wait, as in an incident
+    crowd: Duration = timedelta(minutes=5)
     stale: Duration = timedelta(hours=6)  # what failed longer ago is left alone
-
-
-class Act(Section):
-    """The healers, which act where the policy's mode is act, or a person has said yes."""
-
-    metrics_host: Name = "127.0.0.1"
-    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
-    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
-    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
-    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
-    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
-    limits: ActLimits = ActLimits()
 
 
 class Archive(Section):
@@ -230,6 +219,18 @@ class Archive(Section):
     retention_days: Days = 400
     metrics_host: Name = "127.0.0.1"
     metrics_port: Port = 8200  # of archiver number 0; the next one has the next port
+
+
+class Reconcile(Section):
+    """The reconciler: what no webhook brought is found by asking."""
+
+    interval: Duration = timedelta(minutes=10)  # at which each repository is looked at
+    overlap: Duration = timedelta(minutes=10)  # so much of what was looked at is looked at again
+    grace: Duration = timedelta(minutes=2)  # for so long a webhook may still come
+    lookback: Duration = timedelta(hours=3)  # at a repository that was never looked at
+    requests_per_hour: Annotated[int, Field(ge=1)] = 2000  # of each instance, at most
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8500
 
 
 class ApiCredential(Section):
@@ -268,6 +269,8 @@ class Api(Section):
     ca_file: ExistingFile | None = None  # certificates to trust besides those that the machine trusts
     log_hosts: Annotated[list[HostName] | None, Listed] = None  # those that the platform uses, if not set
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32  # asked at once, by one reader
+    repositories: Annotated[list[Name], Listed] = []  # that are looked at besides those that were heard of
+    hooks: Annotated[list[Name], Listed] = []  # webhooks that bring us its events, by their address in the API
 
     @field_validator("act_credential")
     @classmethod
@@ -292,6 +295,40 @@ class Notify(Section):
     urls: Annotated[list[Secret], Listed] = []  # of Apprise
     timeout: Duration = timedelta(seconds=10)
     most_per_subject_an_hour: Annotated[int, Field(ge=1, le=60)] = 2  # of one finding, by one healer
+
+
+class Person(Section):
+    """Somebody, or something, that may ask the healer's HTTP API."""
+
+    token: SecretKey
+    role: Literal["viewer", "approver", "operator"]  # each may do what those before may, too
+
+
+class Act(Section):
+    """The healers, which act where the policy's mode is act, or a person has said yes; and the people over them."""
+
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: Port = 8400  # of healer number 0; the next one has the next port
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
+    lease: Duration = timedelta(minutes=2)  # after which a healer that says nothing is thought dead
+    probe_every: Duration = timedelta(seconds=60)  # in an incident one of those that wait is tried
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    drain: Duration = timedelta(minutes=5)  # over which what waited comes back
+    limits: ActLimits = ActLimits()
+    stop_file: Path | None = None  # while it is there, nothing is done
+    api_host: Name = "127.0.0.1"  # the HTTP API for people
+    api_port: Port = 8300
+    people: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Person] = {}
+    audit_seals: Path | None = None  # the file in which the seals of the audit stand outside the database
+    proposals_expire: Duration = timedelta(hours=24)  # so long what is suggested can be approved
+
+    @field_validator("people")
+    @classmethod
+    def _one_token_each(cls, people: dict[str, Person]) -> dict[str, Person]:
+        tokens = [person.token.get_secret_value() for person in people.values()]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("two of them have the same token, and nobody could tell who did what")
+        return people
 
 
 class Redaction(Section):
@@ -325,6 +362,9 @@ class Retention(Section):
     incidents: Days = 365
     act_outcomes: Days = 400
     quarantines: Days = 400
+    reconciled: Days = 90
+    hooks: Days = 90
+    redeliveries: Days = 7
 
 
 class Logging(Section):
@@ -350,6 +390,7 @@ class Settings(BaseSettings):
     archive: Archive = Archive()
     act: Act = Act()
     notify: Notify = Notify()
+    reconcile: Reconcile = Reconcile()
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()

@@ -15,6 +15,7 @@ from connectors.postgres_queries import Status, status
 from connectors.redis_streams import ShardBacklog, backlog
 from flows.servers import database, streams
 from flows.settings import Settings
+from flows.stopping import Stopped, stands
 from flows.tables import facts, lasted, one_line, table
 from flows.top_view import brief, percent
 from models.records.errors import GuardError
@@ -62,9 +63,12 @@ class Essentials(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Everything. `unreachable` says what could not be asked; counts are of the last hour."""
+    """Everything. `unreachable` says what could not be asked, `stopped` what the kill switch says; counts are of the
+    last hour.
+    """
 
     unreachable: list[str]
+    stopped: list[Stopped]
     shards: list[ShardStatus]
     rows: list[Count]
     decisions: list[DecisionCount]
@@ -79,6 +83,7 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
     waiting: list[ShardBacklog] | None = None
     stored: Status | None = None
     essentials: Essentials | None = None
+    stopped = stands(settings.act.stop_file, None)
     since = datetime.fromtimestamp(at_ms / 1000, UTC) - SINCE
     try:
         with streams(settings) as client:
@@ -89,10 +94,12 @@ def look(settings: Settings, *, at_ms: int) -> Standing:
         with database(settings) as connection:
             stored = status(connection, since)
             essentials = _essentials(connection, since)
+            stopped += stands(None, connection)
     except GuardError as error:
         unreachable.append(one_line(str(error)))
     return Standing(
         unreachable=unreachable,
+        stopped=stopped,
         shards=[_shard(number, waiting, stored, at_ms) for number in range(SHARDS)],
         rows=[Count(table, count) for table, count in stored.rows.items()] if stored else [],
         decisions=[DecisionCount(*said, count) for said, count in stored.decisions.items()] if stored else [],
@@ -138,6 +145,9 @@ def shown(standing: Standing) -> list[RenderableType]:
         for s in standing.shards
     ]
     tables: list[RenderableType] = []
+    if standing.stopped:
+        words = [(stopped.at, stopped.by, stopped.why, stopped.where) for stopped in standing.stopped]
+        tables.append(table("healers are stopped", ("since", "by", "why", "where"), words))
     if any(s.depth is not None or s.position is not None for s in standing.shards):
         tables.append(table("shards", ("shard", "#depth", "#oldest", "#position", "#stream lag", "rulebook"), shards))
     if standing.dead_letters_open is not None:

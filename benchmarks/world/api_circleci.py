@@ -19,6 +19,7 @@ _WORDS: Final = {
 }
 _API: Final = "/api/v2"
 _TOKEN: Final = frozenset({"page-token"})
+_PAGE: Final = 20
 
 
 def refused(status: int, message: str) -> Answer:
@@ -46,18 +47,32 @@ def _workflow(attempt: Attempt, site: Site, at: float) -> dict[str, Any]:
         "name": attempt.run.workflow.name,
         "status": _status(attempt, at),
         "started_by": attempt.actor.login,
+        "stopped_at": _moment(site, attempt.finished_at if attempt.ended(at) else None),
         "created_at": site.clock.iso_ms(attempt.queued_at),
     }
 
 
+def _moment(site: Site, at: float | None) -> str | None:
+    return None if at is None else site.clock.iso_ms(at)
+
+
 def _pipeline(run: Run, site: Site) -> dict[str, Any]:
+    page = f"https://github.com/{run.repository.full_name}"
     return {
         "id": run.uid,
         "number": run.number,
         "project_slug": f"gh/{run.repository.full_name}",
         "state": "created",
         "created_at": site.clock.iso_ms(run.commit.at),
-        "vcs": {"provider_name": "GitHub", "revision": run.commit.sha, "branch": run.commit.branch},
+        "trigger": {"type": "webhook", "actor": {"login": run.commit.author.login}},
+        "vcs": {
+            "provider_name": "GitHub",
+            "origin_repository_url": page,
+            "target_repository_url": page,
+            "revision": run.commit.sha,
+            "branch": run.commit.branch,
+            "commit": {"subject": run.commit.message, "body": ""},
+        },
     }
 
 
@@ -82,12 +97,18 @@ def _get_workflow(site: Site, asked: Question, attempt: Attempt) -> Answer:
     return said(200, _workflow(attempt, site, asked.at))
 
 
-def _list_jobs(_site: Site, asked: Question, attempt: Attempt) -> Answer:
+def _list_jobs(site: Site, asked: Question, attempt: Attempt) -> Answer:
     def shown(job: JobRun) -> dict[str, Any]:
         status = _WORDS[job.ending or Ending.FAILED] if job.ended(asked.at) else "running"
         status = status if job.ended(asked.at) or job.began(asked.at) else "blocked"
+        if job.ended(asked.at) and job.ending is Ending.TIMED_OUT:
+            status = "timedout"  # of which the webhook says no more than that it failed
         number = {} if job.ending is Ending.SKIPPED else {"job_number": _job_number(job)}
-        return {"id": job.uid, "name": job.job.name, "type": "build", "status": status, **number}
+        times = {
+            "started_at": _moment(site, job.started_at if job.began(asked.at) else None),
+            "stopped_at": _moment(site, job.finished_at if job.ended(asked.at) else None),
+        }
+        return {"id": job.uid, "name": job.job.name, "type": "build", "status": status, **times, **number}
 
     return _items([shown(job) for job in attempt.jobs])
 
@@ -145,7 +166,10 @@ def _list_pipelines(site: Site, asked: Question) -> Answer:
         return refused(404, "Project not found.")
     branch = asked.query.get("branch")
     runs = [run for run in site.runs(repository, asked.at) if branch in (None, run.commit.branch)]
-    return _items([_pipeline(run, site) for run in runs[:20]])
+    start = int(asked.query.get("page-token", "0").removeprefix("page-"))
+    more = f"page-{start + _PAGE}" if len(runs) > start + _PAGE else None
+    shown = [_pipeline(run, site) for run in runs[start : start + _PAGE]]
+    return said(200, {"items": shown, "next_page_token": more})
 
 
 def _me(_site: Site, _asked: Question) -> Answer:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks.world import render_github
+from benchmarks.world.post import Posted
 from benchmarks.world.records import Attempt, Ending, JobRun, Repository
 from benchmarks.world.sim import ALL, FAILED
 from benchmarks.world.site import Question, Route, Site, page, said
@@ -77,12 +78,28 @@ def _list_runs(site: Site, asked: Question) -> Answer:
     return said(200, {"total_count": len(runs), "workflow_runs": shown})
 
 
+def _get_repository(site: Site, asked: Question) -> Answer:
+    repository = _of(site, asked)
+    if repository is None:
+        return _missing()
+    api = f"https://api.github.com/repos/{repository.full_name}"
+    named = {"id": repository.number, "name": repository.name, "full_name": repository.full_name, "url": api}
+    return said(200, {**named, "default_branch": repository.default_branch})
+
+
+def _get_attempt(site: Site, asked: Question, attempt: Attempt) -> Answer:
+    number = asked.named["attempt_number"]
+    found = next((one for one in site.attempts(attempt.run, asked.at) if str(one.number) == number), None)
+    return _missing() if found is None else said(200, _run(found, site, asked.at))
+
+
 def _list_jobs(site: Site, asked: Question, attempt: Attempt) -> Answer:
     number = int(asked.named.get("attempt_number", attempt.number))
-    attempts = [one for one in site.attempts(attempt.run, asked.at) if one.number == number]
+    whole = asked.query.get("filter") == "all"
+    attempts = [one for one in site.attempts(attempt.run, asked.at) if whole or one.number == number]
     if not attempts:
         return _missing()
-    jobs = [_job(attempts[0], job, site, asked.at) for job in attempts[0].jobs if job.queued_at <= asked.at]
+    jobs = [_job(one, job, site, asked.at) for one in attempts for job in one.jobs if job.queued_at <= asked.at]
     return said(200, {"total_count": len(jobs), "jobs": page(jobs, asked.query)})
 
 
@@ -189,11 +206,27 @@ def _change_issue(site: Site, asked: Question) -> Answer:
     return said(200, found)
 
 
-def _deliveries(site: Site, asked: Question) -> Answer:
+def _posted(site: Site, asked: Question) -> list[Posted] | None:
+    """What a hook of a repository, or of an owner, has posted; None where there is neither."""
+    if "repo" not in asked.named:
+        owner = asked.named["owner"]
+        return [one for one in site.posted if _repository_of(one).startswith(f"{owner}/") and _is_github(one)]
     repository = _of(site, asked)
-    if repository is None:
+    return None if repository is None else [one for one in site.posted if _repository_of(one) == repository.full_name]
+
+
+def _repository_of(posted: Posted) -> str:
+    return str(posted.delivery.says.get("repository"))
+
+
+def _is_github(posted: Posted) -> bool:
+    return "x-github-event" in posted.delivery.headers
+
+
+def _deliveries(site: Site, asked: Question) -> Answer:
+    own = _posted(site, asked)
+    if own is None:
         return _missing()
-    own = [one for one in site.posted if one.delivery.says.get("repository") == repository.full_name]
     told = [
         {
             "id": one.number,
@@ -206,7 +239,7 @@ def _deliveries(site: Site, asked: Question) -> Answer:
             "event": one.delivery.headers.get("x-github-event", ""),
             "action": None,
             "installation_id": None,
-            "repository_id": repository.number,
+            "repository_id": None,
         }
         for one in reversed(own)
     ]
@@ -215,6 +248,16 @@ def _deliveries(site: Site, asked: Question) -> Answer:
         f'<https://api.github.com/deliveries?cursor=v1_{start + size}>; rel="next"' if len(told) > start + size else ""
     )
     return said(200, told[start : start + size], **({"link": more} if more else {}))
+
+
+def _get_hook(site: Site, asked: Question) -> Answer:
+    own = _posted(site, asked)
+    if own is None:
+        return _missing()
+    code = own[-1].status if own else None
+    well = code is None or code in range(200, 300)
+    last = {"code": code, "status": "active" if well else "connection_error", "message": None if well else "No answer"}
+    return said(200, {"id": int(asked.named["hook_id"]), "active": True, "events": ["*"], "last_response": last})
 
 
 def _redeliver(site: Site, asked: Question) -> Answer:
@@ -235,6 +278,8 @@ ROUTES: Final = (
     Route("GET", f"{_ACTIONS}/runs", _list_runs, _PAGED | {"branch", "created", "exclude_pull_requests", "status"}),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}", _on_run(_get_run), frozenset({"exclude_pull_requests"})),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}/jobs", _on_run(_list_jobs), _PAGED | {"filter"}),
+    Route("GET", _REPOSITORY, _get_repository),
+    Route("GET", f"{_ACTIONS}/runs/{{run_id}}/attempts/{{attempt_number}}", _on_run(_get_attempt)),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}/attempts/{{attempt_number}}/jobs", _on_run(_list_jobs), _PAGED),
     Route("GET", f"{_ACTIONS}/jobs/{{job_id}}", _get_job),
     Route("POST", f"{_ACTIONS}/runs/{{run_id}}/rerun", _on_run(_rerun_all), body=_RERUN),
@@ -251,8 +296,13 @@ ROUTES: Final = (
     Route("GET", f"{_REPOSITORY}/issues", _list_issues, _PAGED | {"state", "labels"}),
     Route("POST", f"{_REPOSITORY}/issues", _add_issue, body=_TEXT, needs=_TITLE),
     Route("PATCH", f"{_REPOSITORY}/issues/{{issue_number}}", _change_issue, body=_TEXT),
-    Route(
-        "GET", f"{_REPOSITORY}/hooks/{{hook_id}}/deliveries", _deliveries, frozenset({"per_page", "cursor", "status"})
+    *(
+        Route(method, f"{base}/hooks/{{hook_id}}{path}", handler, query)
+        for base in (_REPOSITORY, "/orgs/{owner}")
+        for method, path, handler, query in (
+            ("GET", "", _get_hook, frozenset[str]()),
+            ("GET", "/deliveries", _deliveries, frozenset({"per_page", "cursor", "status"})),
+            ("POST", "/deliveries/{delivery_id}/attempts", _redeliver, frozenset[str]()),
+        )
     ),
-    Route("POST", f"{_REPOSITORY}/hooks/{{hook_id}}/deliveries/{{delivery_id}}/attempts", _redeliver),
 )

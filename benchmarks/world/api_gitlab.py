@@ -63,31 +63,59 @@ def _pipeline_status(site: Site, run: Run, at: float) -> str:
     return next((status for status in ("failed", "canceled", "success") if status in statuses), "skipped")
 
 
+def _changed_at(site: Site, run: Run, at: float) -> float:
+    """When something last changed of a pipeline."""
+    moments = [attempt.queued_at for attempt in site.attempts(run, at)]
+    for _, job in _executed(site, run, at):
+        moments += [job.queued_at, job.started_at, *([job.finished_at] if job.finished_at is not None else [])]
+    return max(moment for moment in moments if moment <= at)
+
+
 def _pipeline(site: Site, run: Run, at: float) -> dict[str, Any]:
-    actor = site.attempts(run, at)[-1].actor
+    attempts = site.attempts(run, at)
+    actor, clock, status = attempts[-1].actor, site.clock, _pipeline_status(site, run, at)
+    changed = _changed_at(site, run, at)
+    ended = status in set(_WORDS.values())
     return {
+        "name": run.workflow.name,
+        "tag": False,
+        "created_at": clock.iso_ms(run.commit.at),
+        "updated_at": clock.iso_ms(changed),
+        "finished_at": clock.iso_ms(changed) if ended else None,
+        "duration": max(round(clock.length(changed - attempts[-1].started_at)), 1) if ended else None,
+        "queued_duration": round(clock.length(attempts[-1].started_at - attempts[-1].queued_at), 3),
         "id": run.id,
         "iid": run.number,
         "project_id": run.repository.number,
         "sha": run.commit.sha,
         "ref": run.commit.branch,
-        "status": _pipeline_status(site, run, at),
-        "source": "push",
+        "status": status,
+        "source": "merge_request_event" if run.commit.trigger == "pull_request" else "push",
         "user": {"id": actor.number, "username": actor.login, "name": actor.name},
         "web_url": f"{BASE}/{run.repository.full_name}/-/pipelines/{run.id}",
     }
 
 
 def _job(site: Site, attempt: Attempt, job: JobRun, at: float) -> dict[str, Any]:
-    run = attempt.run
+    run, clock = attempt.run, site.clock
     status = _job_status(job, at)
+    began, ended = job.began(at), job.ended(at) and job.finished_at is not None
+    finished = job.finished_at if ended and job.finished_at is not None else at
     return {
         "id": job.number,
+        "tag": False,
+        "allow_failure": False,
+        "started_at": clock.iso_ms(job.started_at) if began else None,
+        "finished_at": clock.iso_ms(finished) if ended else None,
+        "duration": round(clock.length(finished - job.started_at), 3) if began else None,
+        "queued_duration": round(clock.length(job.started_at - job.queued_at), 3) if began else None,
+        "runner": {"id": 40_000, "description": "shared-runners-manager.example.com"} if began else None,
+        "tag_list": list(job.job.labels),
         "name": job.job.name,
         "stage": job.job.stage,
         "status": status,
         "ref": run.commit.branch,
-        "commit": {"id": run.commit.sha},
+        "commit": {"id": run.commit.sha, "author_name": run.commit.author.name},
         "pipeline": {"id": run.id, "ref": run.commit.branch, "sha": run.commit.sha},
         "failure_reason": (job.trouble.gitlab if job.trouble else "script_failure") if status == "failed" else None,
         "user": {"id": attempt.actor.number, "username": attempt.actor.login, "name": attempt.actor.name},
@@ -121,7 +149,16 @@ def _get_project(site: Site, asked: Question) -> Answer:
     if repository is None:
         return _missing()
     member = {"project_access": {"access_level": 30}, "group_access": None}
-    return said(200, {"id": repository.number, "path_with_namespace": repository.full_name, "permissions": member})
+    named = {"id": repository.number, "path_with_namespace": repository.full_name, "permissions": member}
+    page = f"{BASE}/{repository.full_name}"
+    return said(200, {**named, "web_url": page, "default_branch": repository.default_branch})
+
+
+def _get_hook(site: Site, asked: Question) -> Answer:
+    if _of(site, asked) is None:
+        return _missing()
+    hook = {"id": int(asked.named["hook_id"]), "pipeline_events": True, "job_events": True}
+    return said(200, {**hook, "alert_status": "executable", "disabled_until": None})
 
 
 def _get_token(_site: Site, _asked: Question) -> Answer:
@@ -136,7 +173,10 @@ def _list_pipelines(site: Site, asked: Question) -> Answer:
     repository = _of(site, asked)
     if repository is None:
         return _missing()
+    after = asked.query.get("updated_after", "")
     runs = [run for run in site.runs(repository, asked.at) if asked.query.get("ref") in (None, run.commit.branch)]
+    if after:
+        runs = [run for run in runs if site.clock.iso(_changed_at(site, run, asked.at)) >= after]
     return said(200, [_pipeline(site, run, asked.at) for run in page(runs, asked.query, usual=20)])
 
 
@@ -249,7 +289,8 @@ _ISSUE: Final = {"title": str, "description": str, "labels": str}
 ROUTES: Final = (
     Route("GET", "/personal_access_tokens/self", _get_token),
     Route("GET", _PROJECT, _get_project),
-    Route("GET", f"{_PROJECT}/pipelines", _list_pipelines, _PAGED | {"ref"}),
+    Route("GET", f"{_PROJECT}/pipelines", _list_pipelines, _PAGED | {"ref", "updated_after", "order_by"}),
+    Route("GET", f"{_PROJECT}/hooks/{{hook_id}}", _get_hook),
     Route("GET", f"{_PROJECT}/pipelines/{{pipeline_id}}", _on_pipeline(_get_pipeline)),
     Route("GET", f"{_PROJECT}/pipelines/{{pipeline_id}}/jobs", _on_pipeline(_list_jobs), _PAGED | {"include_retried"}),
     Route("POST", f"{_PROJECT}/pipelines/{{pipeline_id}}/retry", _on_pipeline(_retry_pipeline)),

@@ -49,8 +49,11 @@ def _attempts(site: Site, asked: Question) -> tuple[Workflow | None, list[Attemp
     return workflow, sorted(attempts, key=lambda attempt: attempt.build)
 
 
-def _build(attempt: Attempt, at: float, before: Attempt | None) -> dict[str, Any]:
-    commit, ended = attempt.run.commit, attempt.ended(at)
+def _build(site: Site, attempt: Attempt, at: float, before: Attempt | None) -> dict[str, Any]:
+    run, clock = attempt.run, site.clock
+    commit, ended = run.commit, attempt.ended(at)
+    path = f"job/{run.repository.owner}/job/{run.repository.name}/job/{run.workflow.name}"
+    lasted = (attempt.finished_at or at) - attempt.started_at
     cause: dict[str, Any] = {"userId": attempt.actor.login, "shortDescription": f"Started by {attempt.actor.name}"}
     causes = [cause]
     if before is not None and attempt.actor is GUARD:
@@ -62,6 +65,12 @@ def _build(attempt: Attempt, at: float, before: Attempt | None) -> dict[str, Any
     return {
         "_class": "org.jenkinsci.plugins.workflow.job.WorkflowRun",
         "number": attempt.build,
+        "url": f"https://jenkins.example.com/{path}/{attempt.build}/",
+        "displayName": f"#{attempt.build}",
+        "timestamp": clock.milliseconds(attempt.started_at),
+        "duration": round(1000 * clock.length(lasted)) if ended else 0,
+        "culprits": [{"fullName": commit.author.login}],
+        "artifacts": [],
         "building": not ended,
         "result": _WORDS[attempt.ending] if ended and attempt.ending else None,
         "actions": actions,
@@ -77,8 +86,9 @@ def _get_job(site: Site, asked: Question) -> Answer:
     workflow, attempts = _attempts(site, asked)
     if workflow is None:
         return refused(404, "Not Found")
-    shown = [_build(one, asked.at, _before(one, attempts)) for one in reversed(attempts[-_MOST_BUILDS:])]
-    return said(200, {"_class": "WorkflowJob", "inQueue": False, "queueItem": None, "builds": shown})
+    shown = [_build(site, one, asked.at, _before(one, attempts)) for one in reversed(attempts[-_MOST_BUILDS:])]
+    named = {"_class": "WorkflowJob", "name": workflow.name, "displayName": workflow.name}
+    return said(200, {**named, "inQueue": False, "queueItem": None, "builds": shown})
 
 
 def _on_build(then: Callable[[Site, Question, Attempt], Answer]) -> Callable[[Site, Question], Answer]:
@@ -94,7 +104,7 @@ def _on_build(then: Callable[[Site, Question, Attempt], Answer]) -> Callable[[Si
 
 def _get_build(site: Site, asked: Question, attempt: Attempt) -> Answer:
     attempts = site.attempts(attempt.run, asked.at)
-    return said(200, _build(attempt, asked.at, _before(attempt, attempts)))
+    return said(200, _build(site, attempt, asked.at, _before(attempt, attempts)))
 
 
 def _back(asked: Question) -> Answer:

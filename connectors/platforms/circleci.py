@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from connectors.platforms.acting import Acting, Looking
+from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.asking import Found, Get, JobRun, NotThere, Steps, TryLater, meaning, number, segments
 from connectors.platforms.calls import circleci as acts
+from connectors.platforms.calls import circleci_past
 from connectors.platforms.messages import Messages
+from connectors.platforms.past import Recent
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
@@ -92,10 +94,8 @@ class CircleCI(Platform):
             raise body.malformed("type", "text")
         if kind == "ping":
             return Normalised(ignored="a ping: CircleCI tests the webhook")
-        if kind == "workflow-completed":
-            return Normalised(events=_workflow(body, instance))
-        if kind == "job-completed":
-            return Normalised(events=_job(body, instance))
+        if kind in _READERS:
+            return Normalised(events=_READERS[kind](body, instance))
         return Normalised(ignored=f"event {head(kind, 64)} says nothing of a workflow or job")
 
     def login(self, credential: Credential) -> Mapping[str, str]:
@@ -138,6 +138,10 @@ class CircleCI(Platform):
     def look(self, call: Call) -> Looking:
         """See connectors/platforms/calls/circleci.py."""
         return acts.look(call, self.OUTCOME)
+
+    def recent(self, repository: str, since: datetime, instance: str) -> Talk[Recent]:
+        """See connectors/platforms/calls/circleci_past.py."""
+        return circleci_past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance))
 
 
 class _Action(NamedTuple):
@@ -266,3 +270,6 @@ def _artifacts(run: _Run, number: int | None) -> str | None:
         return None
     host = "circleci.com" if page.netloc == "app.circleci.com" else page.netloc
     return f"{page.scheme}://{host}/api/v2/project/{run.repository}/{number}/artifacts"
+
+
+_READERS: Final = {"workflow-completed": _workflow, "job-completed": _job}

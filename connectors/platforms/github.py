@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import ClassVar, Final
 from urllib.parse import parse_qsl
@@ -25,7 +26,8 @@ from connectors.platforms.asking import (
     until,
 )
 from connectors.platforms.calls import github as acts
-from connectors.platforms.calls import github_past as past
+from connectors.platforms.calls import github_past
+from connectors.platforms.past import Hook, Recent, Undelivered
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import header, hex_hmac, prove
 from connectors.platforms.reading import Fields, decode_object, head, milliseconds
@@ -136,9 +138,21 @@ class GitHub(Platform):
         """See connectors/platforms/calls/github.py."""
         return acts.look(call, self.OUTCOME)
 
-    def recent(self, repository: str, since: str, instance: str) -> Talk[past.Recent]:
-        """What the webhooks of a repository should have told after `since`, for a time of which nobody knows."""
-        return past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance).events)
+    def recent(self, repository: str, since: datetime, instance: str) -> Talk[Recent]:
+        """See connectors/platforms/calls/github_past.py."""
+        return github_past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance).events)
+
+    def hook(self, name: str) -> Talk[Hook] | None:
+        """See connectors/platforms/calls/github_past.py."""
+        return github_past.hook(name)
+
+    def undelivered(self, hook: str, since: str) -> Talk[Undelivered]:
+        """See connectors/platforms/calls/github_past.py."""
+        return github_past.undelivered(hook, since)
+
+    def redeliver(self, hook: str, delivery_id: int) -> Acting:
+        """See connectors/platforms/calls/github_past.py."""
+        return github_past.redeliver(hook, delivery_id)
 
 
 def _of_log(reply: Reply) -> Ending:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connectors.platforms.acting import JSON, Asking, Send, Stop, Talk, answered, conversation, encoded, words
-from connectors.platforms.asking import Reply, number
+from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.calls.github import NEEDS, judge, repository
 from connectors.platforms.reading import Fields
 from connectors.platforms.rights import READ, Asked, Rights, lacking, needed
@@ -87,8 +87,13 @@ def _base64(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
+def itself(of: App, at: float) -> dict[str, str]:
+    """The headers of a request that the App makes as itself."""
+    return {**_ACCEPT, "authorization": f"Bearer {assertion(of, at)}"}
+
+
 def token(of: App, name: str, at: float, permissions: Mapping[str, str] = ACTING) -> Talk[Token]:
-    """A token that opens the repository `name` for `permissions` and nothing else.
+    """A token that opens the repository `name`, or the organisation `name`, for `permissions` and nothing else.
 
     https://docs.github.com/en/rest/apps/apps#get-a-repository-installation-for-the-authenticated-app
     https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app: 422 where the App itself
@@ -102,10 +107,13 @@ def _judge(reply: Reply) -> Stop | None:
 
 
 def _token(of: App, name: str, at: float, permissions: Mapping[str, str]) -> Asking[Token]:
-    headers = {**_ACCEPT, "authorization": f"Bearer {assertion(of, at)}"}
-    installation = answered((yield Send("GET", f"{repository(name)}/installation", headers)))
+    headers = itself(of, at)
+    owner, _, one = name.partition("/")
+    where = repository(name) if one else f"/orgs/{segments(owner, 'organisation', most=1)[0]}"
+    installation = answered((yield Send("GET", f"{where}/installation", headers)))
     path = f"/app/installations/{number(installation.identity('id'), 'installation_id')}/access_tokens"
-    body = encoded(repositories=[name.partition("/")[2]], permissions=dict(permissions))
+    narrowed = {"repositories": [one]} if one else {}
+    body = encoded(**narrowed, permissions=dict(permissions))
     said = answered((yield Send("POST", path, {**headers, **JSON}, body)))
     value = said.text("token", None)
     if value is None or not (value.isascii() and value.isprintable() and " " not in value):
@@ -127,7 +135,7 @@ def rights(of: App, name: str, at: float, calls: Collection[str]) -> Asked:
 
 
 def _rights(of: App, name: str, at: float, wanted: Mapping[str, str]) -> Asking[Rights]:
-    headers = {**_ACCEPT, "authorization": f"Bearer {assertion(of, at)}"}
+    headers = itself(of, at)
     installation = answered((yield Send("GET", f"{repository(name)}/installation", headers)))
     granted = installation.inner("permissions")
     held = [f"{one}={granted.text(one)}" for one in wanted if granted.text(one) is not None]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
-from connectors.platforms.acting import Acting, Looking
+from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.asking import Found, Get, JobRun, NotThere, Plain, Steps, meaning, number, segments
 from connectors.platforms.calls import gitlab as acts
+from connectors.platforms.calls import gitlab_past
+from connectors.platforms.past import Hook, Recent
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hmac_sha256, prove
 from connectors.platforms.reading import Fields, decode_object, head
@@ -158,6 +160,14 @@ class GitLab(Platform):
     def look(self, call: Call) -> Looking:
         """See connectors/platforms/calls/gitlab.py."""
         return acts.look(call, self.OUTCOME)
+
+    def recent(self, repository: str, since: datetime, instance: str) -> Talk[Recent]:
+        """See connectors/platforms/calls/gitlab_past.py."""
+        return gitlab_past.recent(repository, since, lambda kind, body: _READERS[kind](body, instance, None).events)
+
+    def hook(self, name: str) -> Talk[Hook] | None:
+        """See connectors/platforms/calls/gitlab_past.py."""
+        return gitlab_past.hook(name)
 
 
 def _verify_signature(request: Request, secrets: Sequence[Secret]) -> int:

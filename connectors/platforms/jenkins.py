@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import ClassVar, Final
 from urllib.parse import unquote
 
-from connectors.platforms.acting import Acting, Looking
+from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.asking import (
     Denied,
     Found,
@@ -24,6 +24,8 @@ from connectors.platforms.asking import (
     segments,
 )
 from connectors.platforms.calls import jenkins as acts
+from connectors.platforms.calls import jenkins_past
+from connectors.platforms.past import Recent
 from connectors.platforms.platform import Credential, Normalised, Platform, Request, Secret
 from connectors.platforms.proving import has, header, hex_hmac, prove
 from connectors.platforms.reading import MAX_NAME_BYTES, Fields, decode_object, head, tail
@@ -161,6 +163,10 @@ class Jenkins(Platform):
     def look(self, call: Call) -> Looking:
         """See connectors/platforms/calls/jenkins.py."""
         return acts.look(call, self.OUTCOME)
+
+    def recent(self, repository: str, since: datetime, instance: str) -> Talk[Recent]:
+        """See connectors/platforms/calls/jenkins_past.py."""
+        return jenkins_past.recent(repository, since, lambda _, body: _build(body, instance).events)
 
 
 def _credentials(login: bytes) -> bytes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import ClassVar, Literal
 
-from connectors.platforms.acting import Acting, Looking
+from connectors.platforms.acting import Acting, Looking, Talk
 from connectors.platforms.asking import JobRun, Steps
+from connectors.platforms.past import Hook, Recent, Undelivered
 from connectors.platforms.rights import Asked
 from models.records.calls import Call
 from models.records.event import Event, PlatformName
@@ -112,3 +114,22 @@ class Platform(ABC):
     def look(self, call: Call) -> Looking:
         """How that stands which `call` is about: before it is carried out, and where nobody knows whether it was."""
         raise NotImplementedError
+
+    def recent(self, repository: str, since: datetime, instance: str) -> Talk[Recent]:
+        """What the webhooks of `repository` should have told after `since`, for a time of which nobody knows.
+
+        Events have the ids that its deliveries would have given them; more of them than was asked for does no harm.
+        """
+        raise NotImplementedError
+
+    def hook(self, name: str) -> Talk[Hook] | None:  # noqa: ARG002 - of those that can be asked
+        """How the webhook stands that is called `name` at the platform; None where that is not told."""
+        return None
+
+    def undelivered(self, hook: str, since: str) -> Talk[Undelivered] | None:  # noqa: ARG002 - as above
+        """What the webhook `hook` sent after `since` (ISO 8601), taken or not; None where that is not told."""
+        return None
+
+    def redeliver(self, hook: str, delivery_id: int) -> Acting | None:  # noqa: ARG002 - as above
+        """How a delivery is asked for again; None where it cannot be."""
+        return None

@@ -169,6 +169,12 @@ def milliseconds(start: datetime | None, end: datetime | None) -> int | None:
     return (end - start) // timedelta(milliseconds=1)
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, Fields):
+        return value.plain()
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
 class Fields:
     """One JSON object of a payload, read by field. A null reads like an absent field.
 
@@ -182,15 +188,23 @@ class Fields:
         self._path = path
 
     @classmethod
-    def of(cls, objects: Mapping[str, Fields]) -> Fields:
-        """An object made of `objects`."""
-        return cls({key: fields._values for key, fields in objects.items()})  # noqa: SLF001 - its own
+    def of(cls, objects: Mapping[str, object]) -> Fields:
+        """An object made of `objects`, in which others may stand at any depth."""
+        return cls({key: _plain(value) for key, value in objects.items()})
 
     def __bool__(self) -> bool:
         return bool(self._values)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def plain(self) -> Mapping[str, Any]:
+        """All of it, as it is."""
+        return self._values
+
+    def raw(self, key: str) -> object:
+        """What stands at `key`, whatever it is."""
+        return self._values.get(key)
 
     def malformed(self, key: str, expected: str) -> MalformedPayload:
         """The error that says what was expected at `key` and what stands there."""

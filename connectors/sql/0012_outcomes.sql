@@ -14,11 +14,11 @@ CREATE TABLE guard.act_outcomes (
     signature    text,
     outcome      text NOT NULL,
     masked       boolean NOT NULL,
-    event_id     uuid,
+    event_id     text,
     asked_at     timestamptz NOT NULL,
     ended_at     timestamptz,
     duration_ms  bigint,
-    reruns       jsonb NOT NULL,
+    ends         jsonb NOT NULL,
     probe        boolean NOT NULL,
     passes       double precision NOT NULL,
     fails        double precision NOT NULL,
@@ -47,7 +47,7 @@ COMMENT ON COLUMN guard.act_outcomes.event_id IS 'The event that settled it; of 
 COMMENT ON COLUMN guard.act_outcomes.asked_at IS 'When the platform was asked, by the clock of who asked.';
 COMMENT ON COLUMN guard.act_outcomes.ended_at IS 'When the last of its jobs ended, by event time.';
 COMMENT ON COLUMN guard.act_outcomes.duration_ms IS 'How long its jobs ran, together; NULL if it is not known of any.';
-COMMENT ON COLUMN guard.act_outcomes.reruns IS 'How each of its jobs ended: failure_id (what was run again), event_id, outcome, signature, labels (of its runner), duration_ms.';
+COMMENT ON COLUMN guard.act_outcomes.ends IS 'How each of its jobs ended: failure_id (what was run again), event_id, outcome, signature, labels (of its runner), duration_ms.';
 COMMENT ON COLUMN guard.act_outcomes.probe IS 'It was tried during an incident to find out whether that is over; nothing is learnt of it.';
 COMMENT ON COLUMN guard.act_outcomes.passes IS 'What is known after it of signature, action and attempt: acts that passed, older ones count less.';
 COMMENT ON COLUMN guard.act_outcomes.fails IS 'Likewise, acts that failed.';
@@ -78,7 +78,7 @@ COMMENT ON COLUMN guard.current_act_outcomes.event_id IS 'The event that settled
 COMMENT ON COLUMN guard.current_act_outcomes.asked_at IS 'When the platform was asked, by the clock of who asked.';
 COMMENT ON COLUMN guard.current_act_outcomes.ended_at IS 'When the last of its jobs ended, by event time.';
 COMMENT ON COLUMN guard.current_act_outcomes.duration_ms IS 'How long its jobs ran, together; NULL if it is not known of any.';
-COMMENT ON COLUMN guard.current_act_outcomes.reruns IS 'How each of its jobs ended: failure_id (what was run again), event_id, outcome, signature, labels (of its runner), duration_ms.';
+COMMENT ON COLUMN guard.current_act_outcomes.ends IS 'How each of its jobs ended: failure_id (what was run again), event_id, outcome, signature, labels (of its runner), duration_ms.';
 COMMENT ON COLUMN guard.current_act_outcomes.probe IS 'It was tried during an incident to find out whether that is over; nothing is learnt of it.';
 COMMENT ON COLUMN guard.current_act_outcomes.passes IS 'What is known after it of signature, action and attempt: acts that passed, older ones count less.';
 COMMENT ON COLUMN guard.current_act_outcomes.fails IS 'Likewise, acts that failed.';

@@ -48,6 +48,7 @@ class Why(StrEnum):
     FLEET_BUDGET = "fleet_budget"
     RETRY_RATIO = "retry_ratio"  # so large a share of all that runs may not be reruns
     PLATFORM_AWAY = "platform_away"
+    LOGIN = "login"  # the platform does not take our credential
     RUN_IN_PROGRESS = "run_in_progress"  # something of it still goes on
     PROPOSED = "proposed"
     # it is refused
@@ -79,6 +80,13 @@ class HoldRules(NamedTuple):
     passes: int = 2  # so many in a row say that it is over
     failures: int = 2  # so many in a row after that say that it is not
     drain_seconds: float = 300.0  # over which what waited comes back
+
+
+class Crowd(NamedTuple):
+    """How many repositories have had one cause within a window, and how many cases one usually sees in as long."""
+
+    repositories: int
+    usual: float
 
 
 class Charge(NamedTuple):

@@ -377,7 +377,7 @@ class ActOutcome(NamedTuple):
     asked_ms: int
     ended_ms: int | None  # event time of the last end of its jobs
     duration_ms: int | None  # all its jobs together; None where none is known
-    reruns: str  # JSON array: how each of its jobs ended, on which labels, after how long
+    ends: str  # JSON array: how each of its jobs ended, on which labels, after how long
     probe: bool
     passes: float  # of the signature, action and attempt, as they count after it
     fails: float

@@ -132,6 +132,22 @@ def acted_on(failed: Sequence[Event], asked_ms: int, **given: Any) -> Acted:
     return Acted(act_id=act, decision_id=case, case_id=case, platform=run.platform, **where, **known)
 
 
+def rerun_of(failed: Event, outcome: Outcome, at_ms: int, number: int, **given: Any) -> Event:
+    """How rerun `number` of a failed job ends, as its platform counts reruns."""
+    meta = failed.metadata
+    again: dict[str, dict[str, Any]] = {
+        "github": {"attempt": meta.attempt + 1},
+        "gitlab": {},
+        "circleci": {"workflow_id": f"{meta.workflow_id}+{number}"},
+        "jenkins": {"pipeline_id": f"{failed.pipeline_id}+{number}"},
+    }
+    same = ("instance", "workflow", "workflow_id", "job_name", "attempt", "commit_sha", "branch", "rerun_after")
+    known = {name: getattr(meta, name) for name in (*same, "runner_labels")}
+    known |= {name: getattr(failed, name) for name in ("platform", "repository", "pipeline_id")}
+    job_id = None if failed.job_id is None else f"{failed.job_id}+{number}"
+    return make_event(outcome, at_ms, **known | {"job_id": job_id} | again[failed.platform] | given)
+
+
 _SAID = ("failures", "findings", "decisions", "aggregates", "dead_letters", "diagnoses")
 ROWS = (*_SAID, "detector_faults", "job_hours", "act_outcomes", "closed")
 

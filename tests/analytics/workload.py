@@ -13,7 +13,7 @@ from models.records.acted import Acted
 from models.records.entry import Encoding, Entry, Kind
 from models.records.event import Event, Outcome
 from models.records.evidence import Reading
-from tests.analytics.log import MINUTE, OTHER_RULEBOOK, T0, Log, acted_on
+from tests.analytics.log import MINUTE, OTHER_RULEBOOK, T0, Log, acted_on, rerun_of
 from tests.events import make_event
 
 STEPS = ("Set up job", "Set up job", "Run tests", "Compile", "weird", None)
@@ -117,26 +117,15 @@ def _shown(rng: random.Random, events: list[Told]) -> list[tuple[int, Event, lis
     return sorted(zip(at, (t.event for t in some), lines, strict=True), key=lambda s: (s[0], s[1].id))
 
 
-def rerun_of(rng: random.Random, failed: Event, asked_ms: int, number: int) -> Told:
-    """How a rerun of a failed job ends, as its platform tells of it."""
+def _rerun(rng: random.Random, failed: Event, asked_ms: int, number: int) -> Told:
     took, outcome = rng.choice([900, 90_000, 900_000]), rng.choice([*ENDS, Outcome.SKIPPED])
-    meta = failed.metadata
-    gitlab = failed.platform == "gitlab"
-    own: dict[str, Any] = {
-        **{name: getattr(meta, name) for name in ("instance", "job_name", "commit_sha", "branch", "rerun_after")},
-        "platform": failed.platform,
-        "repository": failed.repository,
-        "pipeline_id": failed.pipeline_id,
-        "job_id": f"{failed.job_id}+{number}",
-        "attempt": meta.attempt if gitlab else meta.attempt + 1,
-        "duration_ms": took,
-    }
-    why = {"reason": "runner_interrupted"} if gitlab else {"step": rng.choice(STEPS)}
-    return Told(asked_ms + took + 5000, make_event(outcome, asked_ms + took, **own, **why))
+    why = {"reason": "runner_interrupted"} if failed.platform == "gitlab" else {"step": rng.choice(STEPS)}
+    end = rerun_of(failed, outcome, asked_ms + took, number, duration_ms=took, **why)
+    return Told(asked_ms + took + 5000, end)
 
 
 def _healed(rng: random.Random, events: list[Told]) -> tuple[list[tuple[int, Acted]], list[Told]]:
-    """Acts on some of the failed jobs, told before or after what they cause; the reruns; and some that nobody caused."""
+    """Acts on some of the failed jobs, told before or after what they cause; and the reruns, and some of nobody's."""
     acts, reruns = [], []
     for number, t in enumerate(events):
         if t.event.failure_context is None or t.event.job_id is None or rng.random() < 0.4:
@@ -145,8 +134,8 @@ def _healed(rng: random.Random, events: list[Told]) -> tuple[list[tuple[int, Act
         signature = rng.choice(["github_set_up_job", "gitlab_runner_interrupted"])
         act = acted_on([t.event], asked, signature=signature, probe=rng.random() < 0.1)
         acts += [(asked + rng.choice([0, 100, 200_000]), act)] * rng.choice([1, 1, 1, 2])
-        reruns += [rerun_of(rng, t.event, asked, number)] * (rng.random() < 0.9)
-        reruns += [rerun_of(rng, t.event, asked + 7_200_000, -number)] * (rng.random() < 0.2)
+        reruns += [_rerun(rng, t.event, asked, number)] * (rng.random() < 0.9)
+        reruns += [_rerun(rng, t.event, asked + 7_200_000, -number)] * (rng.random() < 0.2)
     return sorted(acts, key=lambda act: (act[0], act[1].act_id)), reruns
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from connectors.postgres import Progress
 from models.records.event import uuid5_text
 from models.records.outputs import (
+    ActOutcome,
     Aggregate,
     DeadLetter,
     DecisionRow,
@@ -261,6 +263,38 @@ def incident(number: int, revision: int = 0, **changes: Any) -> IncidentRow:
     )._replace(**changes)
 
 
+def act_outcome(number: int, revision: int = 0, **changes: Any) -> ActOutcome:
+    """What came of act `number`: it passed, unless `changes` say otherwise."""
+    end = uuid5_text("end", str(number))
+    rerun: dict[str, Any] = {"labels": "ubuntu-latest", "outcome": "passed", "event_id": end, "signature": None}
+    rerun |= {"failure_id": failure(number).failure_id, "duration_ms": 120_000}  # in the order that jsonb has
+    return ActOutcome(
+        act_id=uuid5_text("act", str(number)),
+        revision=revision,
+        shard=number % 12,
+        position=number,
+        case_id=failure(number).case_id,
+        platform="github",
+        instance="github.com",
+        repository="org/repo",
+        action="rerun_failed",
+        attempt=1,
+        signature="connection-reset",
+        outcome="passed",
+        masked=False,
+        event_id=end,
+        asked_ms=NOW_MS + MINUTE_MS,
+        ended_ms=NOW_MS + 3 * MINUTE_MS,
+        duration_ms=120_000,
+        ends=json.dumps([rerun]),
+        probe=False,
+        passes=3.0,
+        fails=0.5,
+        at_ms=NOW_MS + 4 * MINUTE_MS,
+        rulebook="d" * 64,
+    )._replace(**changes)
+
+
 def output(number: int) -> ShardOutput:
     """One record of each kind."""
     return ShardOutput(
@@ -273,6 +307,7 @@ def output(number: int) -> ShardOutput:
         [fault(number)],
         [job_hour(number)],
         [incident(number)],
+        [act_outcome(number)],
     )
 
 

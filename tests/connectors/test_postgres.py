@@ -45,11 +45,13 @@ VIEWS = {
     "signature_hits",
     "open_findings",
     "current_incidents",
+    "current_act_outcomes",
     "open_incidents",
     "recent_failures",
     "why_not_healed",
     "repository_minutes",
     "dead_letters_open",
+    "proposals",
     *("platform_minutes", "counted_hours", "repository_hours", "repository_days", "platform_hours", "platform_days"),
     *("job_hour_rates", "job_days", "signature_minutes", "signature_hours", "signature_days"),
     *("recoveries", "time_to_green", "flakiest_jobs", "most_expensive_failures"),
@@ -316,6 +318,10 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "passing_logs": 0,
         "detector_faults": 0,
         "incidents": 0,
+        "act_outcomes": 0,
+        "reconciled": 0,
+        "hooks": 0,
+        "redeliveries": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
@@ -400,6 +406,7 @@ def test_status_counts_what_was_written_since(connection: Connection) -> None:
         "detector_faults": 1,
         "job_hours": 1,
         "incidents": 1,
+        "act_outcomes": 1,
     }
     assert found.decisions == {("wait", "run_in_progress"): 1}
     assert found.failures == {"connection-reset": 1, None: 1}

@@ -51,6 +51,7 @@ KEYS: Final = {
     "detector_faults": ("fault_id",),
     "job_hours": ("instance", "repository", "workflow", "job_name", "hour"),
     "incidents": ("incident_id", "revision"),
+    "act_outcomes": ("act_id", "revision"),
 }
 _MOST_SHOWN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -274,7 +275,7 @@ def _differing(expected: Rows, found: Mapping[str, list[Row]]) -> list[str]:
     return faults
 
 
-_NOT_DEAD: Final = {Kind.HEARTBEAT.value, Kind.CONTROL.value, Kind.EVIDENCE.value}
+_NOT_DEAD: Final = {Kind.HEARTBEAT.value, Kind.CONTROL.value, Kind.EVIDENCE.value, Kind.OUTCOME.value}
 
 
 def _unaccounted(log: Log, connection: Connection, expected: Expected, found: Mapping[str, list[Row]]) -> Iterable[str]:

@@ -23,6 +23,7 @@ from flows.embedded import EmbeddedPostgres
 from models.records.event import SHARDS
 from models.records.outputs import ShardOutput
 from tests.connectors.outputs import (
+    act_outcome,
     aggregate,
     decision,
     diagnosis,
@@ -107,6 +108,7 @@ def item(number: int) -> Item:
         [fault(number)],
         [job_hour(n) for n in own[:4]],
         [incident(n) for n in own[:1]],
+        [act_outcome(n) for n in own[:2]],
     )
     return said, progress(number)
 
@@ -135,6 +137,7 @@ def test_what_a_snapshot_covers_is_there(sink: Case, parts: Callable[[int], Post
         "detector_faults": 3,
         "job_hours": 12,
         "incidents": 3,
+        "act_outcomes": 6,
     }
     assert sink.positions() == {3: 3}
 
@@ -270,5 +273,6 @@ def test_a_server_that_is_killed_while_it_writes_has_every_snapshot_exactly_once
         "detector_faults": (BATCHES * 2,) * 2,
         "job_hours": (BATCHES * 8,) * 2,
         "incidents": (BATCHES * 2,) * 2,
+        "act_outcomes": (BATCHES * 4,) * 2,
     }
     assert sink.positions() == {0: BATCHES * 2, 1: BATCHES * 2 + 1}

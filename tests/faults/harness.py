@@ -47,6 +47,7 @@ from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS, Event, Outcome, shard_of
 from models.records.evidence import Evidence, Line, Reading
 from models.records.payload import from_json, to_bytes, to_packed, to_protobuf
+from tests.analytics.log import acted_on, rerun_of
 from tests.contracts import oracle
 from tests.events import make_event
 from tests.helpers import wait_until
@@ -125,6 +126,7 @@ def _events(rng: random.Random, seed: int, hours: float) -> Iterator[Told]:
         for said in normalise(delivery, redactor).deliveries:
             for entry, _ in said.items:
                 yield from _evidence(rng, said.shard, at_ms, entry)
+                yield from _healed(rng, said.shard, at_ms, entry)
                 if entry.kind is not Kind.EVENT or rng.random() < 0.5:
                     yield told(said.shard, at_ms, entry.kind, Encoding.JSON, entry.payload)
                 elif rng.random() < 0.5:
@@ -172,6 +174,24 @@ def _evidence(rng: random.Random, shard: int, at_ms: int, entry: Entry) -> Itera
     if event is not None and event.failure_context is not None and event.job_id is not None and rng.random() < 0.5:
         read_ms = at_ms + rng.choice((800, 4000, 25_000))
         yield told(shard, read_ms, Kind.EVIDENCE, Encoding.JSON, _shown(rng, event, event.job_id))
+
+
+def _healed(rng: random.Random, shard: int, at_ms: int, entry: Entry) -> Iterator[Told]:
+    """What a healer would say of every third failed job, and what became of it: told before it, or after."""
+    event = from_json(entry.payload) if entry.kind is Kind.EVENT else None
+    if event is None or event.failure_context is None or event.job_id is None or rng.random() > 0.3:
+        return
+    asked_ms, took_ms = at_ms + 15_000, rng.choice((2000, 60_000, 240_000))
+    signature = rng.choice(("github_set_up_job", "disk_full", "gitlab_runner_interrupted"))
+    act = msgspec.json.encode(acted_on([event], asked_ms, signature=signature, probe=rng.random() < 0.1))
+    for _ in range(rng.choice((1, 1, 2))):
+        yield told(shard, asked_ms + rng.choice((10, 10, 90_000)), Kind.OUTCOME, Encoding.JSON, act)
+    for number, later_ms in enumerate((took_ms, 1_500_000)):
+        if rng.random() < 0.9 - 0.6 * number:
+            outcome = rng.choice((Outcome.PASSED, Outcome.PASSED, Outcome.FAILED, Outcome.CANCELLED))
+            end_ms = asked_ms + later_ms
+            end = rerun_of(event, outcome, end_ms, number, duration_ms=took_ms, step="Set up job")
+            yield told(shard, end_ms + 500, Kind.EVENT, Encoding.JSON, to_bytes(end, Encoding.JSON))
 
 
 def _shown(rng: random.Random, event: Event, job_id: str) -> bytes:

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.platforms import PLATFORMS
+from connectors.platforms.github import GitHub as GitHubFile
+from connectors.platforms.past import Undelivered
 from flows.acting_apis import Hands, Way, actable, check_rights
 from flows.log_apis import readable
 from flows.log_reading import Clocks
@@ -31,6 +33,7 @@ SAID = Comment(
 )
 APP = {"kind": "app", "app_id": 12345, "value": PEM}
 GITHUB: Way = ("github", "main")
+GITHUB_FILE = GitHubFile()
 
 
 class Clock:
@@ -278,3 +281,37 @@ def test_a_credential_that_is_not_taken_is_told_in_words(status: int, words: str
 
     lines = run(GitHub(lambda _: Answer(status, b"")), main, {"kind": "token", "value": ACTS})
     assert lines == [f"platforms.acme.act_credential: {words}"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "narrowed"),
+    [
+        (
+            "repos/acme/shop/hooks/1",
+            {
+                "repositories": ["shop"],
+                "permissions": {"actions": "read", "metadata": "read", "repository_hooks": "write"},
+            },
+        ),
+        ("orgs/acme/hooks/1", {"permissions": {"actions": "read", "metadata": "read", "organization_hooks": "write"}}),
+        ("app/hook", None),
+    ],
+)
+def test_an_app_sees_to_a_webhook_with_no_more_than_that_needs(hook: str, narrowed: Any) -> None:
+    github = GitHub(lambda _: _json(200, []))
+    github.granted |= {"actions": "read", "repository_hooks": "write", "organization_hooks": "write"}
+    ended = run(github, lambda one: one.hold_hook(GITHUB_FILE.undelivered(hook, "2026-04-01"), hook))
+    assert ended == Undelivered([], frozenset())
+    wanted = [json.loads(one.body) for one in github.asked if one.target.endswith("/access_tokens")]
+    assert wanted == ([] if narrowed is None else [narrowed])
+    (shown,) = github.tokens()
+    assert shown.count(".") == (2 if narrowed is None else 0), "as itself it shows what it has signed"
+    if hook.startswith("orgs"):
+        assert github.asked[0].target == "/orgs/acme/installation"
+
+
+def test_a_token_sees_to_a_webhook_as_it_is() -> None:
+    github = GitHub(lambda _: _json(200, []))
+    acting = {"kind": "token", "value": ACTS}
+    run(github, lambda one: one.hold_hook(GITHUB_FILE.undelivered("app/hook", ""), "app/hook"), acting)
+    assert github.tokens() == [ACTS]

@@ -67,6 +67,7 @@ async def fail(behind: Behind, door: Door, answer: Answer, times: int = 8) -> No
 def test_too_many_failures_shut_it_and_two_that_pass_open_it(broken: Answer) -> None:
     async def what(behind: Behind, door: Door) -> None:
         await fail(behind, door, broken)
+        assert door.is_shut()
         ended = await door.hold(asking())
         assert ended == Unavailable("acme.act is asked no more for now", 2.0)
         assert len(behind.asked) == 8
@@ -74,6 +75,7 @@ def test_too_many_failures_shut_it_and_two_that_pass_open_it(broken: Answer) -> 
         behind.answers = OK
         assert [type(await door.hold(asking())) for _ in range(2)] == [Done, Done]
         assert door.breaker.state(behind.seconds) is State.CLOSED
+        assert not door.is_shut()
 
     through(what)
 

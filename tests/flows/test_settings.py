@@ -116,6 +116,14 @@ def test_a_list_is_given_to_a_variable_as_json_and_a_class_name_as_it_is_written
         ({"GUARD_FLOW__ADDRESSES": "127.0.0.1:1"}, "flow.addresses: expected JSON in a variable"),
         ({"GUARD_FLOW__ADDRESSES": '["10.0.0.7:2101"]'}, "flow.addresses: '10.0.0.7:2101' is not loopback"),
         ({"GUARD_FLOW__BACKUP_SECONDS": "259195"}, "flow: backup_seconds and snapshot_seconds together must be less"),
+        (
+            {
+                f"GUARD_ACT__PEOPLE__{who}__{key}": value
+                for who in ("ANN", "BEN")
+                for key, value in (("TOKEN", CANARY), ("ROLE", "viewer"))
+            },
+            "act.people: two of them have the same token",
+        ),
         ({"GUARD_REDACTION__KEY": "too short"}, "redaction.key: expected 16 characters or more"),
         ({"GUARD_REDACTION__KEY": "file:relative"}, "redaction.key: file: is followed by an absolute path"),
         ({"GUARD_REDACTION__KEY": "file:/nowhere/key"}, "redaction.key: /nowhere/key cannot be read: No such file or"),
@@ -287,7 +295,7 @@ def test_settings_reach_a_child_process_whole() -> None:
 
 def test_the_example_loads_and_has_every_key(tmp_path: Path) -> None:
     text = EXAMPLE.read_text().replace("/run/secrets", str(tmp_path))
-    for name in ("acme-github", "builds", "redaction-key", "github-read"):
+    for name in ("acme-github", "builds", "redaction-key", "github-read", "ann"):
         (tmp_path / name).write_text(CANARY)
     (tmp_path / "github-app.pem").write_text(CANARY[::-1])
     (tmp_path / "redis-url").write_text("redis://h\n")
@@ -313,7 +321,7 @@ def test_the_example_states_the_defaults(tmp_path: Path) -> None:
         "\n".join(kept).replace("allow_unsigned = false", "allow_unsigned = true").split("[receiver.")[0]
     )
     after = EXAMPLE.read_text().partition("[flow]")[2]
-    named = after.index("[platforms.")  # what has a name has no default
+    named = after.index("[act.people.")  # what has a name has no default
     after = after[:named] + after[after.index("[redaction]") :]
     examples.write_text(
         examples.read_text()
@@ -330,7 +338,10 @@ def test_the_kinds_of_secret_are_those_that_platforms_verify() -> None:
 
 def test_there_is_a_retention_for_every_table_that_grows() -> None:
     assert set(type(Settings.load({}).retention).model_fields) == (set(ShardOutput._fields) - {"stats", "closed"}) | {
-        "passing_logs"
+        "passing_logs",
+        "reconciled",
+        "hooks",
+        "redeliveries",
     }
 
 

@@ -68,9 +68,14 @@ NEEDS: Final[Needs] = {
     "comment": frozenset({"contents=read", "pull_requests=write"}),
     "open_issue": frozenset({"issues=write"}),
     "reconcile": frozenset({"repository_hooks=write"}),
+    "reconcile_organisation": frozenset({"organization_hooks=write"}),
 }
 # https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/scopes-for-oauth-apps: of classic tokens.
-_SCOPES: Final = {"repo": frozenset().union(*NEEDS.values()), "admin:repo_hook": NEEDS["reconcile"]}
+_SCOPES: Final = {
+    "repo": frozenset().union(*(needs for call, needs in NEEDS.items() if call != "reconcile_organisation")),
+    "admin:repo_hook": NEEDS["reconcile"],
+    "admin:org_hook": NEEDS["reconcile_organisation"],
+}
 
 
 def ask(call: Call) -> Acting | None:

@@ -1,71 +1,88 @@
-"""What happened at GitHub while nobody listened: runs as they stand, and webhooks that were never taken."""
+"""What happened at GitHub while nobody listened: runs as they stand, and webhooks that were never taken.
+
+A webhook is named as its address in the API is: `repos/acme/shop/hooks/1`, `orgs/acme/hooks/2`, or `app/hook`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from datetime import datetime
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
 from connectors.platforms.acting import MOST_PAGES, PAGE, Acting, Asking, Send, Talk, answered, conversation
-from connectors.platforms.asking import Reply, number
+from connectors.platforms.asking import Reply, number, segments
 from connectors.platforms.calls.github import ACCEPT, get, judge, repository
+from connectors.platforms.past import (
+    LONGEST_RUN,
+    MOST_LISTED,
+    Delivery,
+    Gathering,
+    Hook,
+    Read,
+    Recent,
+    Undelivered,
+    is_before,
+    iso,
+)
 from connectors.platforms.reading import Fields
 from models.records.calls import Done, Result
 from models.records.errors import MalformedPayload
-from models.records.event import Event
 
 _TAKEN: Final = range(200, 400)
-_FAILED: Final = frozenset({"failure", "timed_out", "startup_failure"})
+_APP: Final = "app/hook"
+_MOST_PAGES: Final = 50  # of deliveries
+_PASSED: Final = frozenset({"success", "skipped", "neutral"})
+_UNSENT: Final = frozenset({None, "unused", "active", "OK"})  # words of last_response that are no failure
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """One attempt to deliver a webhook. Attempts with the same `guid` tried to deliver the same."""
+def recent(name: str, since: datetime, read: Read) -> Talk[Recent]:
+    """How the runs stand that changed after `since`, with all attempts, and the jobs of those that did not just pass.
 
-    id: int
-    guid: str
-    delivered_at: str
-    status_code: int  # 0 where there was no answer in time
-    event: str
-
-
-class Recent(NamedTuple):
-    """What happened of late, as the webhooks would have told it; `unreadable` counts what could not be read."""
-
-    events: list[Event]
-    unreadable: int
-
-
-Read: TypeAlias = Callable[[str, Fields], Sequence[Event]]
-"""The events of a webhook of this kind and body."""
-
-
-def recent(name: str, since: str, read: Read) -> Talk[Recent]:
-    """How the runs stand that were created after `since` (ISO 8601), with the jobs of those that failed.
-
-    https://docs.github.com/en/rest/actions/workflow-runs#list-workflow-runs-for-a-repository: a thousand at most.
-    https://docs.github.com/en/rest/actions/workflow-jobs#list-jobs-for-a-workflow-run-attempt
+    https://docs.github.com/en/rest/actions/workflow-runs#list-workflow-runs-for-a-repository: by when they were created
+    https://docs.github.com/en/rest/actions/workflow-jobs#list-jobs-for-a-workflow-run
     A run and a job are there what `workflow_run` and `workflow_job` hold.
     """
     return conversation(_recent(name, since, read), judge)
 
 
-def _recent(name: str, since: str, read: Read) -> Asking[Recent]:
-    actions = f"{repository(name)}/actions/runs"
-    events: list[Event] = []
-    unreadable = 0
-    for run in (yield from _listed(actions, "workflow_runs", created=f">={since}")):
-        bodies = [("workflow_run", run)]
-        if run.text("conclusion") in _FAILED:
-            attempt = f"{actions}/{number(run.identity('id'), 'id')}/attempts/{run.count('run_attempt') or 1}"
-            bodies += [("workflow_job", job) for job in (yield from _listed(f"{attempt}/jobs", "jobs"))]
-        for kind, body in bodies:
-            try:
-                events += read(kind, Fields.of({kind: body, "repository": run.inner("repository")}))
-            except MalformedPayload:
-                unreadable += 1
-    return Recent(events, unreadable)
+def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
+    gathering, home = Gathering(read), repository(name)
+    actions = f"{home}/actions/runs"
+    runs = yield from _runs(actions, iso(since - LONGEST_RUN))
+    gathering.cut = len(runs) >= MOST_LISTED
+    runs = [run for run in runs if run.raw("status") != "completed" or not is_before(run, since, "updated_at")]
+    if not runs:
+        return gathering.all()
+    whole = answered((yield get(home)))  # a run names its repository without the default branch
+    for run in runs:
+        body = {"repository": whole, "sender": run.inner("triggering_actor")}
+        attempt = run.count("run_attempt") or 1
+        gathering.take("workflow_run", {**body, "workflow_run": run})
+        if attempt == 1 and run.raw("conclusion") in _PASSED:
+            continue
+        one = f"{actions}/{number(run.identity('id'), 'id')}"
+        for earlier in range(1, attempt):
+            before = answered((yield get(f"{one}/attempts/{earlier}")))
+            gathering.take("workflow_run", {**body, "workflow_run": before})
+        for job in (yield from _listed(f"{one}/jobs", "jobs", filter="all")):
+            gathering.take("workflow_job", {**body, "workflow_job": job})
+    return gathering.all()
+
+
+def _runs(actions: str, since: str) -> Asking[list[Fields]]:
+    """The runs created after `since`, the newest first. A thousand are listed, so what is older is asked for anew."""
+    runs: dict[str, Fields] = {}
+    until = ""
+    while len(runs) < MOST_LISTED:
+        some = yield from _listed(actions, "workflow_runs", created=f"{since}..{until}" if until else f">={since}")
+        known = len(runs)
+        runs |= {run.identity("id"): run for run in some}
+        if len(some) < MOST_PAGES * PAGE or len(runs) == known:
+            break
+        until = iso(some[-1].first_time("created_at"))
+    return list(runs.values())
 
 
 def _listed(path: str, key: str, **query: object) -> Asking[list[Fields]]:
@@ -78,19 +95,35 @@ def _listed(path: str, key: str, **query: object) -> Asking[list[Fields]]:
     return things
 
 
-def undelivered(name: str, hook_id: int, since: str) -> Talk[list[Delivery]]:
-    """Of each webhook that was sent after `since` and never taken, the last attempt; the oldest first.
+def hook(name: str) -> Talk[Hook] | None:
+    """How the webhook `name` stands; of an App's own that is not told.
+
+    https://docs.github.com/en/rest/repos/webhooks#get-a-repository-webhook
+    """
+    return None if name == _APP else conversation(_hook(name), judge)
+
+
+def _hook(name: str) -> Asking[Hook]:
+    told = answered((yield get(_path(name))))
+    last = told.inner("last_response")
+    failing = last.raw("status") not in _UNSENT or (last.count("code") or 200) not in _TAKEN
+    return Hook(told.flag("active") is False, failing, last.text("message") or "" if failing else "")
+
+
+def undelivered(name: str, since: str) -> Talk[Undelivered]:
+    """What was sent by the webhook `name` after `since` (ISO 8601), and whether any attempt at it was taken.
 
     https://docs.github.com/en/rest/repos/webhooks#list-deliveries-for-a-repository-webhook
     All are asked for, not those of `status=failure`: that leaves out what was never answered.
     """
-    return conversation(_undelivered(f"{_hook(name, hook_id)}/deliveries", since), judge)
+    return conversation(_undelivered(name, since), judge)
 
 
-def _undelivered(path: str, since: str) -> Asking[list[Delivery]]:
+def _undelivered(name: str, since: str) -> Asking[Undelivered]:
+    path = f"{_path(name)}/deliveries"
     attempts: list[Delivery] = []
     cursor: dict[str, object] = {}
-    for _ in range(MOST_PAGES):
+    for _ in range(_MOST_PAGES):
         reply = yield get(path, per_page=PAGE, **cursor)
         page = _deliveries(reply)
         attempts += page
@@ -99,22 +132,33 @@ def _undelivered(path: str, since: str) -> Asking[list[Delivery]]:
             break
         cursor = {"cursor": following}
     late = sorted((one for one in attempts if one.delivered_at >= since), key=lambda one: (one.delivered_at, one.id))
-    taken = {one.guid for one in late if one.status_code in _TAKEN}
-    return [one for one in {one.guid: one for one in late}.values() if one.guid not in taken]
+    taken = frozenset(one.guid for one in late if one.status_code in _TAKEN)
+    return Undelivered([one for one in {one.guid: one for one in late}.values() if one.guid not in taken], taken)
 
 
-def redeliver(name: str, hook_id: int, delivery_id: int) -> Acting:
+def redeliver(name: str, delivery_id: int) -> Acting:
     """Send it once more: https://docs.github.com/en/rest/repos/webhooks#redeliver-a-delivery-for-a-repository-webhook."""
-    return conversation(_redeliver(f"{_hook(name, hook_id)}/deliveries/{number(delivery_id, 'id')}/attempts"), judge)
+    return conversation(_redeliver(name, delivery_id), judge)
 
 
-def _redeliver(path: str) -> Asking[Result]:
+def _redeliver(name: str, delivery_id: int) -> Asking[Result]:
+    path = f"{_path(name)}/deliveries/{number(delivery_id, 'id')}/attempts"
     answered((yield Send("POST", path, ACCEPT, changes=True)))
     return Done()
 
 
-def _hook(name: str, hook_id: int) -> str:
-    return f"{repository(name)}/hooks/{number(hook_id, 'hook_id')}"
+def _path(name: str) -> str:
+    """Where the webhook `name` stands.
+
+    Raises:
+        MalformedPayload: it is not the name of one.
+    """
+    if name == _APP:
+        return f"/{_APP}"
+    parts = segments(name, "hook", least=4, most=5)
+    if (parts[0], len(parts)) not in {("repos", 5), ("orgs", 4)} or parts[-2] != "hooks":
+        raise MalformedPayload("hook: repos/OWNER/NAME/hooks/ID, orgs/OWNER/hooks/ID or app/hook was expected")
+    return "/" + "/".join([*parts[:-1], number(parts[-1], "hook")])
 
 
 def _deliveries(reply: Reply) -> list[Delivery]:

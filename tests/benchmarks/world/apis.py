@@ -42,6 +42,7 @@ class Lab:
         limits: Mapping[str, tuple[int, float]] = LIMITS,
         credentials: Mapping[str, str] | None = None,
         speed: float = 60.0,
+        epoch: float = 1_763_900_000.0,
     ) -> None:
         platforms: dict[str, PlatformName] = {
             "hub": "github",
@@ -50,7 +51,7 @@ class Lab:
             "circle": "circleci",
         }
         usual = Habits(pushes_per_second=1 / 20, reruns=0.0)
-        self.clock = Clock(1_763_900_000.0, speed)
+        self.clock = Clock(epoch, speed)
         self.world = World(settle(platforms, seed=seed, count=16), habits or usual, seed=seed, outages=outages)
         self.credentials = dict(credentials or CREDENTIALS)
         self.posted: deque[Posted] = deque()

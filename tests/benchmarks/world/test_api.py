@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
 from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
+from connectors.platforms.past import Hook
 from models.records.calls import (
     Ambiguous,
     Cancel,
@@ -348,19 +350,35 @@ def test_deliveries_that_nobody_took_can_be_asked_for_again() -> None:
         delivery = Delivery(0.0, "hub", "/hub", identity, 0, headers, b"{}", {"repository": name})
         return Posted(number, delivery, lab.clock.seconds(lab.at), status, again=False)
 
+    hook = f"repos/{name}/hooks/1"
     lab.posted += [posted(i, f"g{i}", 200 if i % 2 else 0) for i in range(250)]
-    found = lab.hold("github", github.undelivered(name, 1, "2020-01-01T00:00:00Z"))
-    assert len(found.ended) == 125
+    found = lab.hold("github", github.undelivered(hook, "2020-01-01T00:00:00Z"))
+    assert len(found.ended.failed) == 125
     assert len(found.sent) == 3
-    assert lab.hold("github", github.redeliver(name, 1, found.ended[0].id)).ended == Done()
-    assert [one.number for one in lab.again] == [found.ended[0].id]
+    assert lab.hold("github", github.redeliver(hook, found.ended.failed[0].id)).ended == Done()
+    assert [one.number for one in lab.again] == [found.ended.failed[0].id]
+    owner = lab.hold(
+        "github", github.undelivered(f"orgs/{attempt.run.repository.owner}/hooks/2", "2020-01-01T00:00:00Z")
+    )
+    assert len(owner.ended.failed) == 125
+    for one, failing in ((hook, False), (f"repos/{name}/hooks/9", False)):
+        assert lab.hold("github", github.hook(one)).ended == Hook(disabled=False, failing=failing)
+    lab.posted.append(posted(250, "g250", 502))
+    assert lab.hold("github", github.hook(hook)).ended.failing
+
+
+def test_a_hook_of_gitlab_stands_well() -> None:
+    lab = Lab()
+    attempt, _ = lab.failed("gitlab")
+    talk = PLATFORMS["gitlab"].hook(f"projects/{attempt.run.repository.full_name}/hooks/1")
+    assert lab.hold("gitlab", talk).ended == Hook(disabled=False, failing=False)
 
 
 def test_what_happened_of_late_is_what_the_webhooks_told() -> None:
     lab = Lab()
     attempt, job = lab.failed("github", kind="real")
     name = attempt.run.repository.full_name
-    recent = lab.hold("github", GitHub().recent(name, "2020-01-01T00:00:00Z", "main")).ended
+    recent = lab.hold("github", GitHub().recent(name, datetime(2020, 1, 1, tzinfo=UTC), "main")).ended
     assert recent.unreadable == 0
     assert (str(attempt.run.id), str(job.number)) in {(event.pipeline_id, event.job_id) for event in recent.events}
     assert not lab.site.invalid
@@ -374,9 +392,13 @@ def test_requests_and_answers_are_as_github_describes_them() -> None:
     attempt, job = lab.failed("github", kind="flaky")
     call, run = rerun_of(attempt, job), about(attempt)
     file = GitHub()
-    talks: list[Any] = [file.look(call), file.recent(run["repository"], "2020-01-01", "main"), file.ask(call)]
+    talks: list[Any] = [
+        file.look(call),
+        file.recent(run["repository"], datetime(2020, 1, 1, tzinfo=UTC), "main"),
+        file.ask(call),
+    ]
     talks += [file.ask(one) for one in (Cancel(**run), ClearCaches(**run), RerunJob(**about(attempt, job)))]
-    talks += [github.undelivered(run["repository"], 1, "")]
+    talks += [github.undelivered(f"repos/{run['repository']}/hooks/1", "")]
     seen = 0
     for talk in talks:
         for step in lab.hold("github", talk).sent:

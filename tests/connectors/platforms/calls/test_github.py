@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,6 +13,7 @@ from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
 from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
+from connectors.platforms.past import Hook, Recent, iso
 from models.records.calls import Ambiguous, Comment, Done, Refusal, Refused, RunState, Unavailable
 from models.records.event import EventType, Outcome
 from tests.connectors.platforms.acts import (
@@ -152,21 +154,63 @@ def test_deliveries_that_were_never_taken_are_found() -> None:
     def answering(step: Send) -> Reply:
         return says(200, second) if "cursor=v1_7" in step.path else says(200, first, link=link)
 
-    held = hold(github.undelivered("acme/shop", 3, "2026-04-01T10:02:00Z"), answering)
-    assert [(one.guid, one.id - 2**60) for one in held.ended] == [("b", 3), ("c", 5)]
+    held = hold(github.undelivered("repos/acme/shop/hooks/3", "2026-04-01T10:02:00Z"), answering)
+    assert [(one.guid, one.id - 2**60) for one in held.ended.failed] == [("b", 3), ("c", 5)]
+    assert held.ended.taken == {"a"}
     assert len(held.sent) == 2
     assert not held.changes
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'[{"id": "x"}]'])
 def test_deliveries_that_are_none_are_no_answer(body: bytes) -> None:
-    assert isinstance(hold(github.undelivered("acme/shop", 3, ""), lambda _: says(200, body)).ended, Unavailable)
+    assert isinstance(hold(github.undelivered("orgs/acme/hooks/3", ""), lambda _: says(200, body)).ended, Unavailable)
 
 
-def test_a_delivery_is_asked_for_again() -> None:
-    held = hold(github.redeliver("acme/shop", 3, 2**60), lambda _: says(202, {}))
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("repos/acme/shop/hooks/3", "/repos/acme/shop/hooks/3"),
+        ("orgs/acme/hooks/3", "/orgs/acme/hooks/3"),
+        ("app/hook", "/app/hook"),
+    ],
+)
+def test_a_delivery_is_asked_for_again(name: str, path: str) -> None:
+    held = hold(github.redeliver(name, 2**60), lambda _: says(202, {}))
     assert held.ended == Done()
-    assert held.sent[0].path == f"/repos/acme/shop/hooks/3/deliveries/{2**60}/attempts"
+    assert held.sent[0].path == f"{path}/deliveries/{2**60}/attempts"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "repos/acme/hooks/3", "orgs/acme/shop/hooks/3", "repos/acme/shop/hooks/x", "app", "repos/../../hooks/3"],
+)
+def test_what_names_no_hook_is_asked_for_nowhere(name: str) -> None:
+    held = hold(github.redeliver(name, 1), lambda _: says(202, {}))
+    assert isinstance(held.ended, Refused)
+    assert held.sent == []
+
+
+@pytest.mark.parametrize(
+    ("told", "stands"),
+    [
+        ({"active": True, "last_response": {"code": None, "status": "unused", "message": None}}, Hook(False, False)),
+        ({"active": True, "last_response": {"code": 202, "status": "active", "message": "OK"}}, Hook(False, False)),
+        ({"active": True}, Hook(False, False)),
+        ({"active": False}, Hook(True, False)),
+        (
+            {"active": True, "last_response": {"code": 0, "status": "timeout", "message": "timed out"}},
+            Hook(False, True, "timed out"),
+        ),
+        ({"active": True, "last_response": {"code": 503, "status": "active"}}, Hook(False, True)),
+    ],
+)
+def test_how_a_hook_stands(told: dict[str, Any], stands: Hook) -> None:
+    talk = github.hook("repos/acme/shop/hooks/3")
+    assert talk is not None
+    held = hold(talk, lambda _: says(200, told))
+    assert held.ended == stands
+    assert [step.path for step in held.sent] == ["/repos/acme/shop/hooks/3"]
+    assert github.hook("app/hook") is None
 
 
 def _recent_run(number: int, conclusion: str | None, **changes: Any) -> dict[str, Any]:
@@ -178,29 +222,73 @@ def _recent_run(number: int, conclusion: str | None, **changes: Any) -> dict[str
     return {**run, "repository": repository, **changes}
 
 
+def _job(number: int, attempt: int, conclusion: str) -> dict[str, Any]:
+    job = {"id": number, "run_id": 1, "run_attempt": attempt, "status": "completed", "conclusion": conclusion}
+    times = {"started_at": "2026-04-01T10:01:00Z", "completed_at": "2026-04-01T10:04:00Z"}
+    return {**job, **times, "name": "test", "head_sha": SHA}
+
+
 def test_what_happened_of_late_is_told_as_the_webhooks_tell_it() -> None:
-    job = {"id": 29001, "run_id": 1, "run_attempt": 2, "status": "completed", "conclusion": "failure", "name": "test"}
-    job |= {"started_at": "2026-04-01T10:01:00Z", "completed_at": "2026-04-01T10:04:00Z", "head_sha": SHA}
     runs = [
-        _recent_run(1, "failure"),
-        _recent_run(2, "success"),
-        _recent_run(3, None),
-        _recent_run(4, "success", name=7),
+        _recent_run(1, "failure", run_attempt=2),
+        _recent_run(2, "success", run_attempt=1),
+        _recent_run(3, None, run_attempt=1, updated_at="2026-03-30T00:00:00Z"),
+        _recent_run(4, "success", name=7, run_attempt=1),
+        _recent_run(5, "failure", updated_at="2026-03-31T23:59:59Z"),
     ]
+    home = "/repos/acme/shop"
+    first = _recent_run(1, "failure", run_attempt=1)
+    jobs = {"jobs": [_job(29001, 1, "failure"), _job(29002, 2, "failure")]}
+    answers: dict[str, Any] = {
+        home: {"full_name": "acme/shop", "default_branch": "main"},
+        f"{home}/actions/runs": {"workflow_runs": runs},
+        f"{home}/actions/runs/1/attempts/1": first,
+        f"{home}/actions/runs/1/jobs": jobs,
+        f"{home}/actions/runs/3/jobs": {"jobs": []},
+    }
+    since = datetime(2026, 4, 1, tzinfo=UTC)
+    talk = ASKED.recent("acme/shop", since, "main")
+    held = hold(talk, lambda step: says(200, answers[step.path.partition("?")[0]]))
+    assert held.ended.unreadable == 1
+    assert [(e.pipeline_id, e.job_id, e.metadata.attempt, e.event_type) for e in held.ended.events] == [
+        ("1", None, 2, EventType.FAILED),
+        ("1", None, 1, EventType.FAILED),
+        ("1", "29001", 1, EventType.FAILED),
+        ("1", "29002", 2, EventType.FAILED),
+        ("2", None, 1, EventType.COMPLETED),
+        ("3", None, 1, EventType.STARTED),
+    ]
+    assert parse_qs(urlsplit(held.sent[0].path).query)["created"] == [">=2026-03-31T00:00:00Z"]
+    assert parse_qs(urlsplit(held.sent[3].path).query)["filter"] == ["all"]
+    assert len(held.sent) == 5
+
+
+def test_where_nothing_ran_one_question_is_enough() -> None:
+    talk = ASKED.recent("acme/shop", datetime(2026, 4, 1, tzinfo=UTC), "main")
+    held = hold(talk, lambda _: says(200, {"workflow_runs": []}))
+    assert held.ended == Recent([], 0)
+    assert len(held.sent) == 1
+
+
+def test_more_runs_than_are_listed_are_asked_for_by_when_they_were_created() -> None:
+    first = datetime(2026, 4, 1, tzinfo=UTC)
+    runs = [_recent_run(n, "success", run_attempt=1, created_at=iso(first + timedelta(minutes=n))) for n in range(2500)]
+    asked: list[str] = []
 
     def answering(step: Send) -> Reply:
-        return says(200, {"jobs": [job]} if "/jobs" in step.path else {"workflow_runs": runs})
+        query = parse_qs(urlsplit(step.path).query)
+        if "created" not in query:
+            return says(200, {"full_name": "acme/shop", "default_branch": "main"})
+        page, (created,) = int(query["page"][0]), query["created"]
+        if page == 1:
+            asked.append(created)
+        since, _, until = created.removeprefix(">=").partition("..")
+        some = [run for run in reversed(runs) if since <= run["created_at"] <= (until or "9")]
+        return says(200, {"workflow_runs": some[:1000][100 * (page - 1) : 100 * page]})
 
-    held = hold(ASKED.recent("acme/shop", "2026-04-01T00:00:00Z", "main"), answering)
-    assert held.ended.unreadable == 1
-    assert [(e.pipeline_id, e.job_id, e.event_type) for e in held.ended.events] == [
-        ("1", None, EventType.FAILED),
-        ("1", "29001", EventType.FAILED),
-        ("2", None, EventType.COMPLETED),
-        ("3", None, EventType.STARTED),
-    ]
-    assert [step.path.partition("?")[0] for step in held.sent] == [
-        "/repos/acme/shop/actions/runs",
-        "/repos/acme/shop/actions/runs/1/attempts/2/jobs",
-    ]
-    assert parse_qs(urlsplit(held.sent[0].path).query)["created"] == [">=2026-04-01T00:00:00Z"]
+    talk = ASKED.recent("acme/shop", first, "main")
+    held = hold(talk, answering, most=200)
+    assert {event.pipeline_id for event in held.ended.events} == {str(n) for n in range(2500)}
+    assert not held.ended.cut
+    last = [iso(first + timedelta(minutes=n)) for n in (1500, 501)]
+    assert asked == [">=2026-03-31T00:00:00Z", *(f"2026-03-31T00:00:00Z..{at}" for at in last)]

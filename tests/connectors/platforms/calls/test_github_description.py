@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -13,6 +14,9 @@ from tests.connectors.platforms.acts import POSSIBLE, all_well, calls, github_ru
 from tests.connectors.platforms.calls import description
 
 OTHERS = {
+    "GET /repos/acme/shop",
+    "GET /repos/acme/shop/actions/runs/17001/attempts/1",
+    "GET /repos/acme/shop/hooks/3",
     "GET /repos/acme/shop/actions/runs",
     "GET /repos/acme/shop/issues",
     "POST /repos/acme/shop/issues",
@@ -31,12 +35,16 @@ def _requests() -> Iterator[Send]:
         for talk in (GitHub().ask(call), GitHub().look(call)):
             assert talk is not None
             yield from hold(talk, well).sent
-    yield from hold(github.undelivered("acme/shop", 3, ""), lambda _: says(200, [])).sent
-    yield from hold(github.redeliver("acme/shop", 3, 2**60), lambda _: says(202)).sent
-    run = github_run(repository={"full_name": "acme/shop"})
+    hook = "repos/acme/shop/hooks/3"
+    yield from hold(github.undelivered(hook, ""), lambda _: says(200, [])).sent
+    yield from hold(github.redeliver(hook, 2**60), lambda _: says(202)).sent
+    stands = github.hook(hook)
+    assert stands is not None
+    yield from hold(stands, lambda _: says(200, {})).sent
+    run = github_run(repository={"full_name": "acme/shop"}, run_attempt=2)
     yield from hold(
-        GitHub().recent("acme/shop", "2026-04-01", "main"),
-        lambda step: says(200, {"jobs": []} if "/jobs" in step.path else {"workflow_runs": [run]}),
+        GitHub().recent("acme/shop", datetime(2026, 4, 1, tzinfo=UTC), "main"),
+        lambda step: says(200, {"jobs": [], "workflow_runs": [run]} if "?" in step.path else run),
     ).sent
 
 

@@ -1,0 +1,78 @@
+"""HTTP servers of a process, beside whatever else it does, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+from starlette.types import ASGIApp
+
+from models.records.errors import Unavailable
+
+_OUR_HANDLERS: Final = {"incremental": True, "handlers": {}, "loggers": {"_granian": {"propagate": True}}}
+LEAVING_SECONDS: Final = 1.0
+"""For so long after it was told to go everything is still answered, while /readyz already says no: a balancer sends
+elsewhere before the port closes, which resets connections that nobody has taken yet. It also covers that Granian
+misses a stop that comes before its worker has begun."""
+_BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
+
+
+def server(app: ASGIApp, host: str, port: int) -> Server:
+    """What serves `app` there once it is run."""
+    return Server(
+        app,
+        host,
+        port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=_BACKLOG,
+        log_level=LogLevels.error,
+        log_dictconfig=_OUR_HANDLERS,
+    )
+
+
+async def _serving(server: Server) -> None:
+    try:
+        await server.serve()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise Unavailable(f"{server.bind_addr}:{server.bind_port} cannot be had: {reason}") from None
+
+
+async def all_until(
+    stop: asyncio.Event,
+    servers: Sequence[Server],
+    background: Sequence[Callable[[], Awaitable[None]]],
+    *,
+    finishing: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """Run all side by side until `stop`; whatever ends before that ends all, with its error.
+
+    `finishing` ends by itself once `stop` is set, and is waited for.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    serving = [asyncio.create_task(_serving(server)) for server in servers]
+    working = [asyncio.ensure_future(work()) for work in background]
+    last = [asyncio.create_task(finishing())] if finishing is not None else []
+    await asyncio.wait([stopping, *serving, *working, *last], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(LEAVING_SECONDS)
+    if stop.is_set():
+        await asyncio.gather(*last, return_exceptions=True)
+    for server, serving_task in zip(servers, serving, strict=True):
+        if not serving_task.done():
+            server.stop()  # type: ignore[no-untyped-call] # Granian does not say that it returns nothing
+    ended = await asyncio.gather(*serving, return_exceptions=True)
+    stopping.cancel()
+    for task in (*working, *last):
+        task.cancel()
+    ended += await asyncio.gather(*working, *last, return_exceptions=True)
+    for error in ended:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            raise error
+    if not stop.is_set():
+        raise RuntimeError("a part of the process ended by itself")
