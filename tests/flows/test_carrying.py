@@ -19,6 +19,7 @@ from models.records.calls import (
     Comment,
     Done,
     Notify,
+    Quarantine,
     Refusal,
     Refused,
     Result,
@@ -37,6 +38,10 @@ CANCELLED: Final = RunState(outcome=Outcome.CANCELLED, attempt=2)
 RERUN: Final = calls("github")["rerun_failed"]
 CANCEL: Final = calls("github")["cancel"]
 NOTIFY: Final = Notify(platform="github", instance="main", repository="acme/shop", pipeline_id="1", title="t", body="b")
+
+
+async def _not_asked(_case: Case, _call: Quarantine) -> Result:
+    raise AssertionError("nothing is to be put aside")
 
 
 class World:
@@ -103,6 +108,7 @@ class World:
             self,
             {(call.platform, call.instance): cast("Hands", self)},
             notify=self.notify,
+            set_aside=_not_asked,
             stopped=lambda: self.stopped,
             draw=lambda: 0.5,
             monotonic=lambda: self.at,
@@ -390,7 +396,8 @@ def test_what_is_not_ours_any_more_is_not_asked_for() -> None:
 def test_what_no_platform_or_credential_can_do_is_dropped() -> None:
     elsewhere = calls("gitlab")["rerun"]
     assert settled(World().carry_out(elsewhere)) == (ActState.DROPPED, Why.NO_ACTION)
-    unknown = Carrier(World(), {}, notify=World().notify, stopped=lambda: False, draw=lambda: 0.5)
+    nobody: Any = {"notify": World().notify, "set_aside": _not_asked, "stopped": lambda: False, "draw": lambda: 0.5}
+    unknown = Carrier(World(), {}, **nobody)
     fields: dict[str, Any] = dict.fromkeys(Act._fields) | {"call": RERUN, "action": "rerun", "state": ActState.INTENT}
     ended = asyncio.run(unknown.carry_out(cast("Case", None), Act(**fields)))
     assert settled(ended) == (ActState.DROPPED, Why.NO_ACTION)
