@@ -47,6 +47,7 @@ VIEWS = {
     "current_incidents",
     "current_act_outcomes",
     "open_incidents",
+    "open_quarantines",
     "recent_failures",
     "why_not_healed",
     "repository_minutes",
@@ -321,6 +322,7 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "act_outcomes": 0,
         "reconciled": 0,
         "hooks": 0,
+        "quarantines": 0,
         "redeliveries": 0,
     }
     assert len(pauses) == 3

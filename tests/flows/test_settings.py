@@ -342,6 +342,7 @@ def test_there_is_a_retention_for_every_table_that_grows() -> None:
         "reconciled",
         "hooks",
         "redeliveries",
+        "quarantines",
     }
 
 
