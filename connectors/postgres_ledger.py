@@ -275,7 +275,7 @@ class Ledger:
             queries.DUE_IN,
             [],
         )
-        return 86_400.0 if rows[0][0] is None else float(rows[0][0])
+        return float(rows[0][0])
 
     async def waiting(self) -> dict[str, int]:
         """How many cases wait, by state."""

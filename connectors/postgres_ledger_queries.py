@@ -202,7 +202,7 @@ SELECT coalesce((
 """
 
 DUE_IN: Final = """
-SELECT least(86400, greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())))::float8
+SELECT greatest(0, least(86400, extract(epoch FROM min(due_at) - clock_timestamp())))::float8
 FROM guard.healing
 WHERE state IN ('waiting', 'taken') AND due_at < 'infinity'
 """

@@ -73,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands, act, channels = actable(settings), settings.act, channels_of(settings)
+    hands, channels, act = actable(settings), channels_of(settings), settings.act
     metrics.expose("act", version=version("pipeline-guard"))
     served = metrics.serve(act.metrics_host, act.metrics_port + number)
     name = f"{socket.gethostname()}:{act.metrics_port + number}"

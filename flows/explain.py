@@ -23,6 +23,7 @@ from models.records.evidence import Evidence, Line, Reading
 from models.records.outputs import Reason, Verdict
 
 WORDS: Final[Mapping[Reason, str]] = {
+    Reason.KNOWN_FLAKY: "a test failed in a job whose tests fail for no reason: they passed on the same commit before",
     Reason.TRANSIENT_CAUSE: "the cause passes by itself, and a rerun is likely to pass",
     Reason.RUN_IN_PROGRESS: "the run has not ended, and the platform takes no rerun before",
     Reason.AWAITING_LOG: "the log of the failed job is being read, and may say more",

@@ -1,0 +1,38 @@
+"""An act has one id, whoever asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.records.acted import ActResult
+from models.records.ledger import ActState, Standing, Why, act_id
+
+ABOUT: dict[str, Any] = {
+    "instance": "hub",
+    "repository": "acme/shop",
+    "pipeline_id": "7",
+    "workflow_id": None,
+    "attempt": 1,
+    "target": "run",
+    "action": "rerun",
+}
+
+
+def test_the_same_thing_has_the_same_id() -> None:
+    assert act_id(**ABOUT) == act_id(**ABOUT) == "c39bd276-c4c3-5036-bc20-ece282e0a7a2"
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_whatever_differs_makes_another_act(name: str) -> None:
+    assert act_id(**ABOUT | {name: 2 if name == "attempt" else "other"}) != act_id(**ABOUT)
+
+
+def test_a_shard_is_told_of_every_state_but_the_intent() -> None:
+    assert {state.value for state in ActState} - {"intent"} == {result.value for result in ActResult}
+
+
+def test_words_are_told_apart_by_what_they_say() -> None:
+    assert len({word.value for word in Why}) == len(Why)
+    assert {"waiting", "proposed", "taken", "finished", "refused"} == {word.value for word in Standing}
