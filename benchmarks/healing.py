@@ -37,7 +37,7 @@ from benchmarks.world.places import settle
 from benchmarks.world.post import Posted
 from benchmarks.world.records import Attempt, Clock, Ending, Happening, Trouble, What
 from benchmarks.world.sim import FAILED, Habits, Outage, World
-from benchmarks.world.site import Site
+from benchmarks.world.site import Act, Site
 from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import Asked
 from connectors.deliveries import Normaliser
@@ -93,8 +93,8 @@ class Score(NamedTuple):
     harmed: int
     missed: int
     minutes: float
-    in_outage: int  # reruns that were asked for while the outage went on
-    drained_seconds: float | None  # after the outage's end, until the last of what waited had been run again
+    in_outage: int  # reruns of what the outage failed that were asked for while it went on
+    drained_seconds: float | None  # after the outage's end, until the last of what it failed was run again
     held: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
 
@@ -149,6 +149,7 @@ class Place:
         reruns = [act for act in self.site.acts if act.what == "rerun"]
         minutes = sum(_minutes(act.after, self.at) for act in reruns)
         begins, length = self.scene.outage or (0.0, 0.0)
+        struck = [act for act in reruns if _is_struck(act)]
         return Score(
             counts["reruns"],
             counts["healed"],
@@ -156,11 +157,17 @@ class Place:
             counts["harmed"],
             counts["missed"],
             round(minutes, 1),
-            sum(begins <= act.at < begins + length for act in reruns),
-            extra["last_released"] - ends if extra.get("last_released") else None,
+            sum(begins <= act.at < begins + length for act in struck),
+            max((act.at for act in struck), default=ends) - ends if self.scene.outage else None,
             extra.get("held", {}),
             extra.get("refused", {}),
         )
+
+
+def _is_struck(act: Act) -> bool:
+    """Whether an act was to heal what an outage of the registry failed."""
+    jobs = (*act.attempt.kept, *act.attempt.jobs)
+    return any(job.trouble is OUTAGES[0] and job.ending in _FAILING for job in jobs)
 
 
 def _minutes(attempt: Attempt, until: float) -> float:
@@ -201,7 +208,6 @@ class Guard:
         self._later: list[tuple[float, int, int, Entry]] = []
         self._troubles: dict[tuple[str, str], list[Trouble]] = {}
         self._order = 0
-        self._last_released: float | None = None  # when the last of what had waited in an outage was run again
 
     def run(self) -> Score:
         """Let the world go by; what came of it."""
@@ -226,7 +232,6 @@ class Guard:
             {
                 "held": dict(self.acting.held),
                 "refused": dict(self.acting.refused),
-                "last_released": self._last_released,
             }
         )
 
@@ -326,8 +331,6 @@ class Guard:
             return
         result = self.place.hold(talk, call.platform)
         done = isinstance(result, Done)
-        if done and due.waited and not due.probe:
-            self._last_released = self.place.at
         self.acting.settled(due, happened=done, made=msgspec.to_builtins(result) if done else None)
         if done and isinstance(call, RERUNS):
             self._tell_shard(due, now)

@@ -324,6 +324,11 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "hooks": 0,
         "quarantines": 0,
         "redeliveries": 0,
+        "quarantines": 0,
+        "acts": 0,
+        "healing": 0,
+        "budgets": 0,
+        "holds": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)
