@@ -19,6 +19,7 @@ from models.records.calls import (
     Comment,
     Done,
     Notify,
+    Quarantine,
     Refusal,
     Refused,
     Result,
@@ -36,7 +37,8 @@ RUNNING: Final = RunState(outcome=Outcome.RUNNING, attempt=2)
 CANCELLED: Final = RunState(outcome=Outcome.CANCELLED, attempt=2)
 RERUN: Final = calls("github")["rerun_failed"]
 CANCEL: Final = calls("github")["cancel"]
-NOTIFY: Final = Notify(platform="github", instance="main", repository="acme/shop", pipeline_id="1", title="t", body="b")
+ABOUT: Final[dict[str, Any]] = {"platform": "github", "instance": "main", "repository": "acme/shop", "pipeline_id": "1"}
+NOTIFY: Final = Notify(**ABOUT, title="t", body="b")
 
 
 class World:
@@ -90,6 +92,11 @@ class World:
         self.log.append("sent")
         return self.said
 
+    async def set_aside(self, _case: Case, _call: Quarantine) -> Result:
+        """Note it."""
+        self.log.append("set aside")
+        return Done()
+
     async def sleep(self, seconds: float) -> None:
         """Let time pass."""
         self.at += seconds
@@ -103,6 +110,7 @@ class World:
             self,
             {(call.platform, call.instance): cast("Hands", self)},
             notify=self.notify,
+            set_aside=self.set_aside,
             stopped=lambda: self.stopped,
             draw=lambda: 0.5,
             monotonic=lambda: self.at,
@@ -390,7 +398,9 @@ def test_what_is_not_ours_any_more_is_not_asked_for() -> None:
 def test_what_no_platform_or_credential_can_do_is_dropped() -> None:
     elsewhere = calls("gitlab")["rerun"]
     assert settled(World().carry_out(elsewhere)) == (ActState.DROPPED, Why.NO_ACTION)
-    unknown = Carrier(World(), {}, notify=World().notify, stopped=lambda: False, draw=lambda: 0.5)
+    unknown = Carrier(
+        World(), {}, notify=World().notify, set_aside=World().set_aside, stopped=lambda: False, draw=lambda: 0.5
+    )
     fields: dict[str, Any] = dict.fromkeys(Act._fields) | {"call": RERUN, "action": "rerun", "state": ActState.INTENT}
     ended = asyncio.run(unknown.carry_out(cast("Case", None), Act(**fields)))
     assert settled(ended) == (ActState.DROPPED, Why.NO_ACTION)
@@ -427,3 +437,14 @@ def test_people_who_cannot_be_told_now_are_told_later_and_at_last_not() -> None:
     assert settled(world.carry_out(NOTIFY, tries=2)) == (ActState.DROPPED, Why.GIVEN_UP)
     world.stopped = True
     assert world.carry_out(NOTIFY) == Later(Why.STOPPED, 5.0)
+
+
+def test_a_job_is_put_aside_without_asking_any_platform() -> None:
+    call = Quarantine(**ABOUT, workflow="CI", job_name="test", hours=24, why="flaky")
+    world = World()
+    assert settled(world.carry_out(call)) == (ActState.DONE, None)
+    assert world.log == ["asking", "set aside"]
+    assert settled(world.carry_out(call, asked=NOW, tries=1)) == (ActState.DONE, None)
+    world.stopped = True
+    assert world.carry_out(call) == Later(Why.STOPPED, 5.0)
+    assert world.log.count("set aside") == 2
