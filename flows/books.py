@@ -31,7 +31,7 @@ class Books:
     def __init__(self, url: str, *, name: str, lease_seconds: float) -> None:
         self._url = url
         self._name = name
-        self._lease_seconds = lease_seconds
+        self.lease_seconds: Final = lease_seconds
         self._turn = asyncio.Lock()
         self._ledger: Ledger | None = None
 
@@ -68,7 +68,7 @@ class Books:
 
     async def renew(self, case: Case) -> bool:
         """Have the case for another lease."""
-        return await self.insist(lambda ledger: ledger.renew(case, lease_seconds=self._lease_seconds))
+        return await self.insist(lambda ledger: ledger.renew(case, lease_seconds=self.lease_seconds))
 
     async def asking(self, case: Case, act: Act, before: RunState | None) -> float | None:
         """Note that the request goes out now; until when it may, by the monotonic clock: for half a lease.
@@ -76,10 +76,10 @@ class Books:
         The other half is for its answer: it has come, or is given up, before anybody else can take the case. Where
         nobody knows whether that was written, it does not go out: it is found out later, as after a crash.
         """
-        until = time.monotonic() + self._lease_seconds / 2
+        until = time.monotonic() + self.lease_seconds / 2
         try:
             async with self.open() as ledger:
-                asked = await ledger.asking(case, act, before, lease_seconds=self._lease_seconds)
+                asked = await ledger.asking(case, act, before, lease_seconds=self.lease_seconds)
         except Unavailable:
             return None
         return until if asked is not None else None

@@ -32,7 +32,7 @@ _QUICK: Final = tuple(name for name in FAULTS if _LONG or not name.startswith("t
 
 
 def _kill(healer: Healers, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, rng: random.Random) -> str:
-    """Kill something: mostly a healer, sometimes several at once, sometimes a server."""
+    """Kill something: mostly a healer, sometimes several at once, sometimes a server; or let a healer sleep."""
     drawn = rng.random()
     if drawn < 0.12:
         postgres.kill()
@@ -44,6 +44,9 @@ def _kill(healer: Healers, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, r
         time.sleep(rng.uniform(0.0, 1.0))
         valkey.start()
         return "redis"
+    if drawn < 0.36:
+        healer.pause(rng.randrange(HEALERS), rng.uniform(1.0, 6.0))  # the lease ends meanwhile, or does not
+        return "pause"
     numbers = rng.sample(range(HEALERS), rng.choice((1, 1, 2, HEALERS)))
     for number in numbers:
         healer.kill(number)
@@ -62,7 +65,17 @@ def _decided(postgres: str, rows: list[DecisionRow]) -> bool:
     return True
 
 
+def _wait_for_some(town: Town, healer: Healers, rng: random.Random) -> None:
+    """Until healers are in the middle of it: after so many requests that they sent."""
+    wanted = town.requests + rng.randint(1, 24)
+    deadline = time.monotonic() + 10.0
+    while town.requests < wanted and time.monotonic() < deadline:
+        healer.revive()
+        time.sleep(0.001)
+
+
 def _over(postgres: str, client: Any, cases: int) -> bool:
+    time.sleep(0.3)  # between two looks: healers are to do something meanwhile
     hurry(postgres)
     stand = standings(postgres)
     if stand.total() < cases or any(state not in {"finished", "refused"} for state, _ in stand):
@@ -84,10 +97,11 @@ def test_no_act_is_done_twice_and_none_is_lost_whatever_is_killed(
     with town.served() as port, healers(own_ground.directory, world=port, **given) as healer:
         for kill in range(KILLS):
             _decide(postgres, rows[kill::KILLS])
-            time.sleep(rng.uniform(0.3, 3.0))
+            _wait_for_some(town, healer, rng)
             what = _kill(healer, own_postgres, own_valkey, rng)
             kills[what] = kills.get(what, 0) + 1
         town.faults(0.0)
+        healer.revive()
         with redis.Redis.from_url(own_ground.redis_url, protocol=2) as client:
             wait_until(lambda: _over(postgres, client, len(rows)), within=240 if _LONG else 60, what="the end of all")
             healer.must_run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from benchmarks.world.faults import Chance
 from benchmarks.world.records import Attempt, JobRun
 from benchmarks.world.sim import Habits
 from benchmarks.world.site import Act
-from benchmarks.world.web import serving
+from benchmarks.world.web import Answer, Asked, serving
 from connectors.postgres import connect
 from connectors.redis_streams import log_key
 from models.records.calls import Call, Cancel
@@ -69,10 +70,15 @@ class Town(Lab):
 
     def __init__(self, *, seed: int, habits: Habits | None = None, **more: Any) -> None:
         self._began: float | None = None
+        self.requests = 0
         usual = Habits(pushes_per_second=1 / 4, strikes=0.2, hangs=0.05, reruns=0.0)
         super().__init__(
             seed=seed, habits=habits or usual, speed=SPEED, limits=_NO_LIMITS, **{"repositories": 200, **more}
         )
+
+    def _answer(self, asked: Asked) -> Answer:
+        self.requests += 1
+        return self.api.answer(asked)
 
     def now(self) -> float:
         """Unix seconds of the world."""
@@ -133,7 +139,7 @@ class Town(Lab):
         loop = asyncio.new_event_loop()
 
         async def serve() -> None:
-            async with serving(self.api.answer) as port:
+            async with serving(self._answer) as port:
                 ready.append(port)
                 up.set()
                 await down.wait()
@@ -203,8 +209,21 @@ class Healers:
         self.running[number].wait()
         self.running[number] = self._start(number)
 
+    def pause(self, number: int, seconds: float) -> None:
+        """Let one of them sleep for so long, and wake up as if nothing had been."""
+        process = self.running[number]
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, process.send_signal, [signal.SIGCONT]).start()
+
+    def revive(self) -> None:
+        """Start again what ended because PostgreSQL was away when it began."""
+        for number, process in self.running.items():
+            if process.poll() is not None:
+                assert '"crashed"' not in self.words(), self.words()[-3000:]
+                self.running[number] = self._start(number)
+
     def must_run(self) -> None:
-        """Start again what ended by itself, which it should not."""
+        """Fail where one has ended by itself."""
         for number, process in self.running.items():
             assert process.poll() is None, f"healer {number} ended with {process.returncode}:\n{self.words()[-3000:]}"
 
