@@ -184,7 +184,8 @@ class Healer:
     async def _settled(self, case: Case, act: Act, settled: Settled) -> None:
         """Write down what came of an act, then tell its shard."""
         asked = await self._books.insist(
-            lambda ledger: ledger.settle(case, act, settled.state, settled.reason, settled.result, healer=self._name)
+            lambda ledger: ledger.settle(case, act, settled.state, settled.reason, settled.result, healer=self._name),
+            durable=True,
         )
         if asked is None:
             return
