@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
@@ -270,9 +270,11 @@ class Acting:
                 job_ids=[call.job_id for call in calls if call.job_id],
                 earlier=earlier,
             ),
-            jobs=tuple(sorted({(j.get("workflow") or "", j.get("job_name") or "") for j in jobs.values()})),
+            jobs=_names(jobs.values()),
             minutes=0.0,
             calls=calls,
+            action=row.action,
+            about=_names(job for call in calls for job in _jobs(case, call)),
         )
 
     def _holding(self, row: DecisionRow, now_ms: float) -> str | None:
@@ -369,6 +371,11 @@ def _within(moments: deque[float], now_ms: float) -> int:
 def _calls(row: DecisionRow) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = msgspec.json.decode(row.calls)
     return calls
+
+
+def _names(jobs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Workflow and name of `jobs`, in order."""
+    return tuple(sorted({(job.get("workflow") or "", job.get("job_name") or "") for job in jobs}))
 
 
 def _jobs(case: _Case, call: Call) -> list[Mapping[str, Any]]:

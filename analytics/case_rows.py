@@ -20,11 +20,19 @@ from models.scorers.rerun_passes import features
 from models.scorers.scorer import Features, Score
 
 
+class Touched(NamedTuple):
+    """A failed job of a case, and what its history said when the case was touched."""
+
+    job: Job
+    repeated: bool  # it had failed again and again
+    flaky: bool  # a test of it had failed and then passed on the same commit
+
+
 class Touch(NamedTuple):
     """A case as it stood when something about it changed; decided on once the batch is scored."""
 
     case: Case
-    jobs: list[tuple[Job, bool]]  # each with whether it had failed again and again
+    jobs: list[Touched]
     ended: Outcome | None
     given_up: bool
     in_deploy: bool
@@ -218,8 +226,8 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _worst(jobs: list[tuple[Job, bool]]) -> Job:
+def _worst(jobs: list[Touched]) -> Job:
     """The job whose rerun is least likely to pass."""
     if len(jobs) == 1:
-        return jobs[0][0]
-    return min((job for job, _ in jobs), key=lambda job: (job.score is None, job.score or 0.0, job.failure_id))
+        return jobs[0].job
+    return min((touched.job for touched in jobs), key=lambda job: (job.score is None, job.score or 0.0, job.failure_id))

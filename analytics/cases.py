@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,6 +11,10 @@ from analytics.policy.decide import CaseView, FailedJob
 from analytics.rows import SEPARATOR
 from models.records.event import Outcome
 from models.scorers.rerun_passes import NONE
+
+FLAKY_CHANCE: Final = 0.7
+"""How likely the rerun of a test passes, at least, in a job known to be flaky: the scorer does not know the job.
+What came of such reruns then moves it, as any score."""
 
 
 class Told(msgspec.Struct, array_like=True):
@@ -58,6 +62,7 @@ class Job(msgspec.Struct, array_like=True):
         in_deploy: bool,
         in_fork: bool,
         repeated: bool,
+        flaky: bool = False,
         run_environments: tuple[str, ...] = (),
         action: str | None = None,
         quarantined: bool = False,
@@ -76,7 +81,7 @@ class Job(msgspec.Struct, array_like=True):
             self.is_fork or in_fork,
             self.allow_failure or quarantined,
             self.native_retries,
-            self.score,
+            max(self.score or 0.0, FLAKY_CHANCE) if flaky else self.score,
             repeated,
             self.awaits_second > 0,
             workflow or None,
@@ -85,6 +90,7 @@ class Job(msgspec.Struct, array_like=True):
             (*own, *run_environments),
             action,
             quarantined,
+            flaky,
         )
 
 

@@ -78,6 +78,7 @@ class Desk:
         events = [(d, milliseconds(d.within)) for d in enabled if isinstance(d, Detector)]
         self.scopes = {by: _scope(by, events) for by in EVENT_SCOPES}
         self.repeated = [(d, ms) for d, ms in self.scopes[JOB].rules if type(d).__name__ == "RepeatedFailure"]
+        self.on_main = [(d, ms) for d, ms in self.scopes[JOB].rules if type(d).__name__ == "FlakyOnMain"]
         absent = [(d, milliseconds(d.within)) for d in enabled if isinstance(d, AbsenceDetector)]
         self.by_absence = [(d, within) for d, within in absent if d.by == JOB_RUN]
         self.by_queue = [(d, within) for d, within in absent if d.by == LABELS]

@@ -30,6 +30,7 @@ class Errand(msgspec.Struct, array_like=True):
     last: list[Any] | None = None
     often: int = 0  # bits of how often it had happened when it was decided on
     cleared: bool = False  # it is remembered for its quarantine only
+    quiet_until_ms: int = 0  # the action's cooldown
 
 
 class Said(NamedTuple):

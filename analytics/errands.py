@@ -8,8 +8,8 @@ is stricter.
 What is found by absence is never acted on by that alone: the decision to cancel says what is right if the job still
 hangs, and whoever carries it out reads the run first. Deployments and protected environments are refused here already.
 
-A finding changes with every event. It is decided on anew when it has happened twice as often as when it was last, so
-that a bad day makes a few revisions.
+A finding changes with every event. It is decided on anew when it has happened twice as often as when it was last, and
+the action's cooldown is over, so that a bad day makes a few revisions.
 
 Quarantines are part of it: see quarantines.py.
 """
@@ -25,7 +25,7 @@ import pyarrow as pa
 from analytics.actions.action import GIVEN_UP, Action, Case, Found, Given, healing
 from analytics.cases import Case as FailedCase
 from analytics.desk import MOST_REMEMBERED, Desk
-from analytics.detectors.detector import JOB, JOB_RUN, Rule, Seen
+from analytics.detectors.detector import JOB, JOB_RUN, Rule, Seen, milliseconds
 from analytics.errand_rows import Errand, Said, errand_row, job_told
 from analytics.findings import Context
 from analytics.memory import Generations
@@ -103,13 +103,14 @@ class Errands:
             errand = self._begin(case_id, rule, key, row)
         elif errand.cleared:
             errand.cleared = False
-        elif errand.often == row.occurrences.bit_length():
+        elif errand.often == row.occurrences.bit_length() or row.at_ms < errand.quiet_until_ms:
             return
         errand.often = row.occurrences.bit_length()
         case, guarded = self._case(errand, rule, key, row)
         action = self._action(row.detector, case)
         if action is not None:
             self._errands[case_id] = errand
+            errand.quiet_until_ms = row.at_ms + milliseconds(action.cooldown)
             self._say(errand, self._decided(errand, action, case, guarded), row, case)
         elif case_id in self._errands:
             self._say(errand, Said(Verdict.SKIP, Reason.FORBIDDEN), row)

@@ -22,9 +22,10 @@ a new commit, or a run that a person started: a chain of reruns is charged to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from analytics.actions.action import found
 from analytics.policy.rules import Mode
 from models.records.calls import Call, Cancel, ClearCaches, Rerun, RerunFailed, RerunJob, RunState
 from models.records.event import FAILING, OPEN, Outcome
@@ -35,6 +36,7 @@ COSTLY: Final = (*RERUNS, Cancel, ClearCaches)
 """What changes what runs; the rest only says something."""
 
 HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * HOUR_MS
 _BUSY_SECONDS: Final = 5.0
 _RATIO_SECONDS: Final = 60.0
 _CROWD_FACTOR: Final = 4.0
@@ -159,6 +161,8 @@ class Doing(NamedTuple):
     jobs: tuple[tuple[str, str], ...]
     minutes: float
     calls: tuple[Call, ...]
+    action: str | None = None
+    about: tuple[tuple[str, str], ...] = ()  # workflow and name of the jobs that it is about, whatever is done to them
 
 
 def charges(doing: Doing, now: float) -> list[Charge]:
@@ -166,7 +170,7 @@ def charges(doing: Doing, now: float) -> list[Charge]:
     hour_ms = int(now * 1000) // HOUR_MS * HOUR_MS
     place = f"{doing.instance}\t{doing.repository}"
     costly = sum(isinstance(call, COSTLY) for call in doing.calls)
-    taken: list[Charge] = []
+    taken = list(_own(doing, place, now))
     if len(doing.calls) > costly:
         taken.append(Charge("repository", f"notes\t{place}", hour_ms, len(doing.calls) - costly, 0.0))
     if costly:
@@ -181,11 +185,28 @@ def charges(doing: Doing, now: float) -> list[Charge]:
     return sorted(set(taken), key=lambda charge: (_ORDER[charge.scope], charge.key))
 
 
+def _own(doing: Doing, place: str, now: float) -> Iterator[Charge]:
+    """What the action itself may be done, for each job that it is about."""
+    action = found().get(doing.action or "")
+    day_ms = int(now * 1000) // _DAY_MS * _DAY_MS
+    if action is None:
+        return
+    for workflow, job in doing.about or (("", ""),):
+        key = f"action\t{action.name}\t{place}\t{workflow}\t{job}"
+        if action.most_per_day is not None:
+            yield Charge("job", key, day_ms, 1, 0.0)
+        if action.most_per_run is not None:
+            yield Charge("run", f"{key}\t{doing.origin}", 0, 1, 0.0)
+
+
 _ORDER: Final[dict[str, int]] = {"job": 0, "run": 1, "commit": 2, "repository": 3, "fleet": 4}
 
 
 def most(charge: Charge, limits: Limits) -> tuple[int, float]:
     """How many acts and minutes the budget holds that `charge` is taken of."""
+    if charge.key.startswith("action\t"):
+        action = found()[charge.key.split("\t", 2)[1]]
+        return (action.most_per_day if charge.scope == "job" else action.most_per_run) or 0, float("inf")
     if charge.key.startswith("notes\t"):
         return limits.notes_per_hour, float("inf")
     match charge.scope:

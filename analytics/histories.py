@@ -14,6 +14,7 @@ from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.rows import SEPARATOR, Rows, split_job_run
 from models.records.event import FAILING, Outcome
+from models.records.outputs import Category
 
 MOST_IN_HISTORY: Final = 64
 
@@ -289,11 +290,22 @@ class JobHistories(Histories):
         """Put `new` into the history of a job, ask the detectors, and look again at later cases of the job."""
         if not super().remember(key, new, position):
             return False
-        seen = self._histories[key].seen
-        if new < seen[-1]:
-            for case_key in sorted({s.case_key for s in seen if s > new and s.case_key}):
-                self.overtaken(case_key, position)
+        self._decide_anew(key, new, position)
         return True
+
+    def explain(self, key: str, event: str, signature: str | None, category: str | None, position: int) -> None:
+        """Note what a failure is explained by now; that a test failed is news for later cases of the job."""
+        before = self.find(key, event)
+        super().explain(key, event, signature, category, position)
+        if before is not None and (before.category == Category.TEST) is not (category == Category.TEST):
+            self._decide_anew(key, before, position)
+
+    def _decide_anew(self, key: str, new: Seen, position: int) -> None:
+        """Let the cases be decided on again that came after `new`."""
+        seen, when = self._histories[key].seen, new[:2]
+        if when < seen[-1][:2]:
+            for case_key in sorted({s.case_key for s in seen if s[:2] > when and s.case_key}):
+                self.overtaken(case_key, position)
 
     def _came_before(self, key: str, known: Remembered, new: Seen) -> Iterable[Seen]:
         """What passed before its failure was known: on the same commit, and the first on the default branch."""
@@ -332,6 +344,25 @@ class JobHistories(Histories):
         if answer is None:
             answer = known.repeated[at_ms] = self._repeats([seen for seen in known.seen if seen.at_ms <= at_ms], at_ms)
         return answer
+
+    def is_flaky(self, job_key: str, at_ms: int) -> bool:
+        """Whether by `at_ms` tests of a job were known to fail for no reason.
+
+        One failed and then passed on the same commit; or tests failed alone between green commits of the default
+        branch, as often as FlakyOnMain wants it.
+        """
+        known = self._histories.get(job_key)
+        if known is None:
+            return False
+        tests = [
+            seen
+            for seen in known.seen
+            if seen.at_ms < at_ms and (seen.outcome is Outcome.PASSED or seen.category == Category.TEST)
+        ]
+        return _came_good(tests) or any(
+            detector.judge(visible(detector, tests, at_ms - within_ms), at_ms) is not None
+            for detector, within_ms in self._desk.on_main
+        )
 
     def _repeats(self, history: list[Seen], at_ms: int) -> bool:
         for detector, within_ms in self._desk.repeated:
@@ -392,3 +423,13 @@ def _passed(told: Passed, commit: str | None, *, main: bool = False) -> Seen:
     at, event, job_run, _ = told
     _, _, pipeline_id, _, attempt, _ = split_job_run(job_run)
     return Seen(at, event, Outcome.PASSED, commit, pipeline_id, attempt, main=main)
+
+
+def _came_good(tests: Sequence[Seen]) -> bool:
+    failing: set[str | None] = set()
+    for seen in tests:
+        if seen.outcome is not Outcome.PASSED:
+            failing.add(seen.commit_sha)
+        elif seen.commit_sha is not None and seen.commit_sha in failing:
+            return True
+    return False

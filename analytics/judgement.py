@@ -6,7 +6,17 @@ from typing import Any, Final
 
 import msgspec
 
-from analytics.case_rows import Failed, LogRead, Touch, Unscored, decision_row, diagnosis_row, failure_row, features_of
+from analytics.case_rows import (
+    Failed,
+    LogRead,
+    Touch,
+    Touched,
+    Unscored,
+    decision_row,
+    diagnosis_row,
+    failure_row,
+    features_of,
+)
 from analytics.cases import Case, Job, Told
 from analytics.causes import Cause, facts
 from analytics.desk import MOST_REMEMBERED, Desk
@@ -23,7 +33,7 @@ from analytics.scopes import Place, Scopes
 from models.records.columns import Mark
 from models.records.event import Outcome, case_id
 from models.records.evidence import Evidence
-from models.records.outputs import DecisionRow, DiagnosisRow, Failure, Reason
+from models.records.outputs import Category, DecisionRow, DiagnosisRow, Failure, Reason
 from models.scorers.rerun_passes import NONE
 
 RUN_PATIENCE_MS: Final = 6 * 3_600_000
@@ -193,14 +203,21 @@ class Cases:
 
     def _touch(self, case: Case, received_ms: int, position: int) -> None:
         """Note that something about `case` changed; it is decided on when the batch is scored."""
-        desk, repeated = self._desk, self._scopes.jobs.is_repeated
+        desk, histories = self._desk, self._scopes.jobs
         self._journal.changed.append(case.key)
         wait = RUN_PATIENCE_MS if case.ended is None and not case.given_up else CASE_KEPT_MS
         case.due_second = desk.timers.at(desk.stream_ms + wait, "case", case.key)
         self._touches.append(
             Touch(
                 case,
-                [(job, repeated(job.job_key, job.at_ms)) for job in case.failed_jobs()],
+                [
+                    Touched(
+                        job,
+                        histories.is_repeated(job.job_key, job.at_ms),
+                        job.category == Category.TEST and histories.is_flaky(job.job_key, job.at_ms),
+                    )
+                    for job in case.failed_jobs()
+                ],
                 case.ended,
                 case.given_up,
                 case.is_deploy,
@@ -257,11 +274,12 @@ class Cases:
                 in_deploy=touch.in_deploy,
                 in_fork=touch.in_fork,
                 repeated=repeated,
+                flaky=flaky,
                 run_environments=touch.environments,
                 action=named[job.signature].action.value if job.signature in named else None,
                 quarantined=quarantines.holds(job.job_key, job.failure_id),
             )
-            for job, repeated in touch.jobs
+            for job, repeated, flaky in touch.jobs
         ]
         views.sort(key=_by_time)
         view = case.view(

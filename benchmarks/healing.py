@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -35,7 +37,7 @@ from benchmarks.world.places import settle
 from benchmarks.world.post import Posted
 from benchmarks.world.records import Attempt, Clock, Ending, Happening, Trouble, What
 from benchmarks.world.sim import FAILED, Habits, Outage, World
-from benchmarks.world.site import Site
+from benchmarks.world.site import Act, Site
 from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import Asked
 from connectors.deliveries import Normaliser
@@ -91,8 +93,8 @@ class Score(NamedTuple):
     harmed: int
     missed: int
     minutes: float
-    in_outage: int  # reruns that were asked for while the outage went on
-    drained_seconds: float | None  # after the outage's end, until the last of what waited had been run again
+    in_outage: int  # reruns of what the outage failed that were asked for while it went on
+    drained_seconds: float | None  # after the outage's end, until the last of what it failed was run again
     held: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
 
@@ -142,10 +144,12 @@ class Place:
 
     def score(self, extra: Mapping[str, Any]) -> Score:
         """How it stands at the end."""
+        ends = sum(self.scene.outage) if self.scene.outage is not None else 0.0
         counts = truth.counts(self.site, self.at)
         reruns = [act for act in self.site.acts if act.what == "rerun"]
         minutes = sum(_minutes(act.after, self.at) for act in reruns)
         begins, length = self.scene.outage or (0.0, 0.0)
+        struck = [act for act in reruns if _is_struck(act)]
         return Score(
             counts["reruns"],
             counts["healed"],
@@ -153,11 +157,17 @@ class Place:
             counts["harmed"],
             counts["missed"],
             round(minutes, 1),
-            sum(begins <= act.at < begins + length for act in reruns),
-            extra.get("drained_seconds"),
+            sum(begins <= act.at < begins + length for act in struck),
+            max((act.at for act in struck), default=ends) - ends if self.scene.outage else None,
             extra.get("held", {}),
             extra.get("refused", {}),
         )
+
+
+def _is_struck(act: Act) -> bool:
+    """Whether an act was to heal what an outage of the registry failed."""
+    jobs = (*act.attempt.kept, *act.attempt.jobs)
+    return any(job.trouble is OUTAGES[0] and job.ending in _FAILING for job in jobs)
 
 
 def _minutes(attempt: Attempt, until: float) -> float:
@@ -218,7 +228,12 @@ class Guard:
             now += _STEP_SECONDS
             self._beat(now)
             self._step(now)
-        return self.place.score({"held": dict(self.acting.held), "refused": dict(self.acting.refused)})
+        return self.place.score(
+            {
+                "held": dict(self.acting.held),
+                "refused": dict(self.acting.refused),
+            }
+        )
 
     def _noted(self) -> Iterator[Happening]:
         """All that happens, with why jobs fail kept for their logs."""
@@ -362,20 +377,75 @@ def played(scene: Scene, strategy: str) -> Score:
     return Guard(scene, compose(policy=policy), WIDE, HoldRules()).run()
 
 
-WIDE: Final = Limits(repository_per_hour=60, fleet_per_hour=600, fleet_minutes_per_hour=6000.0)
+WIDE: Final = Limits(
+    repository_per_hour=60,
+    fleet_per_hour=4000,
+    repository_minutes_per_hour=1e6,
+    fleet_minutes_per_hour=1e6,
+    least_reruns_per_hour=4000,
+)
 """Budgets that are wide enough not to be what is measured."""
 
 
+_STUDENT: Final = {5: 2.776, 10: 2.262, 20: 2.093}
+"""Quantiles at 97.5 % of Student's t, by the number of seeds."""
+
+
+class Figure(NamedTuple):
+    """One column of the table."""
+
+    name: str
+    of: Callable[[Score], float]
+
+
+_FIGURES: Final = (
+    Figure("reruns", lambda score: score.reruns),
+    Figure("rescued", lambda score: score.rescued),
+    Figure("failed again", lambda score: score.failed_again),
+    Figure("of real faults", lambda score: score.harmed),
+    Figure("CI minutes", lambda score: score.minutes),
+    Figure("rescued per 100 CI minutes", lambda score: 100 * score.rescued / score.minutes if score.minutes else 0.0),
+)
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean of `values` and half the width of its 95 % interval, over seeds."""
+    half = _STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+
+
+def table(scores: Mapping[str, Sequence[Score]]) -> str:
+    """A Markdown table of what each strategy came to."""
+    lines = ["| | " + " | ".join(figure.name for figure in _FIGURES) + " |", "|---" * (len(_FIGURES) + 1) + "|"]
+    for strategy, of in scores.items():
+        cells = [interval([figure.of(score) for score in of]) for figure in _FIGURES]
+        lines.append(f"| {strategy} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def outage_scene(seed: int) -> Scene:
+    """Thirty minutes without a registry, over 500 repositories, after two hours in which the fleet learns."""
+    return Scene(seed, hours=3.0, repositories=500, pushes_per_hour=1500.0, outage=(7200.0, 1800.0))
+
+
 def main() -> None:
-    """Play every scene with every strategy."""
+    """Play every scene with every strategy; a line for each, then the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.healing", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, choices=_STUDENT)
     parser.add_argument("--hours", type=float, default=6.0)
+    parser.add_argument("--outage", action="store_true", help="half an hour without a registry over 500 repositories")
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    for seed in range(args.seeds):
-        for strategy in _STRATEGIES:
-            scene = Scene(seed, args.hours)
-            print(seed, strategy, played(scene, strategy), flush=True)
+    scenes = [outage_scene(seed) if args.outage else Scene(seed, args.hours) for seed in range(args.seeds)]
+    plays = [(scene, strategy) for scene in scenes for strategy in _STRATEGIES]
+    scores: dict[str, list[Score]] = {strategy: [] for strategy in _STRATEGIES}
+    with ProcessPoolExecutor(args.processes) as pool:
+        for (scene, strategy), score in zip(plays, pool.map(played, *zip(*plays, strict=True)), strict=True):
+            scores[strategy].append(score)
+            print(
+                msgspec.json.encode({"seed": scene.seed, "strategy": strategy, **score._asdict()}).decode(), flush=True
+            )
+    print(table(scores))
 
 
 if __name__ == "__main__":

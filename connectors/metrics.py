@@ -22,7 +22,7 @@ from models.records.calls import CallName
 from models.records.errors import Unavailable
 from models.records.event import SHARDS, EventType, PlatformName
 from models.records.ledger import ActState, Why
-from models.records.outputs import Diagnosis, FindingState, IncidentState, Reason, Verdict
+from models.records.outputs import ActEnd, Diagnosis, FindingState, IncidentState, Reason, Verdict
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
@@ -216,6 +216,15 @@ def guard_diagnoses_total(*, diagnosis: Diagnosis) -> None:
 
     no_pattern grows: a signature is missing. not_read grows: a credential is missing or has expired, or a platform is
     away. no_log grows: logs are erased before they are read.
+    """
+
+
+@counter(unit="outcomes", of=["flow"])
+def guard_act_outcomes_total(*, outcome: ActEnd, masked: Literal["yes", "no"]) -> None:
+    """What came of reruns, each time that more was known of one.
+
+    failed_same grows beside passed: something is called transient that is not; guard.current_act_outcomes says which
+    signature. masked grows: reruns hide real defects. unseen grows: webhooks do not arrive.
     """
 
 

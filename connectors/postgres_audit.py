@@ -35,7 +35,13 @@ RECORD: Final = "INSERT INTO guard.audit (actor, what, subject, detail) VALUES (
 MOST_ROWS: Final = 5000
 """Of one seal: so many are in memory at once."""
 
-_ALONE: Final = "SELECT pg_advisory_xact_lock(1735745906, 13)"  # guard.enter_audit has it shared
+_HORIZON: Final = """
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = '250ms';
+SELECT pg_advisory_xact_lock(1735745906, 13); -- guard.enter_audit has it shared
+SELECT coalesce(max(audit_id), 0) FROM guard.audit;
+COMMIT
+"""
 _SEALING: Final = "SELECT pg_advisory_xact_lock(1735745906, 14)"
 _COMMITTED: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # what is seen is as of each statement
 _LINES: Final = "SELECT line FROM guard.audit_seals ORDER BY seal_id"
@@ -111,13 +117,16 @@ def seal(connection: Connection, file: Path | None, now: datetime) -> Sealed:
     The table is written first: a crash between the two leaves a file that lacks a seal, which it gets the next time.
 
     Raises:
-        Refused: the last seal in `file` is not in the table: one of them was changed.
+        Refused: the last seal in `file` is not in the table: one of them was changed. Or the server says no.
         Unavailable: the server is away or a lock was not had in time, or the file cannot be written.
     """
-    if file is None:
-        return _seal(connection, None, now)
-    with adding(file) as held:
-        return _seal(connection, held, now)
+    try:
+        if file is None:
+            return _seal(connection, None, now)
+        with adding(file) as held:
+            return _seal(connection, held, now)
+    except psycopg.Error as error:
+        raise Refused(f"PostgreSQL: {str(error).strip()}") from error
 
 
 def _seal(connection: Connection, held: SealFile | None, now: datetime) -> Sealed:
@@ -150,19 +159,27 @@ def _reached(connection: Connection, held: SealFile) -> int:
 
 
 def _horizon(connection: Connection) -> int:
-    """The highest number among rows of which no lower one is still to come."""
-    with connection.transaction():
-        connection.execute(_COMMITTED)
-        connection.execute("SET LOCAL lock_timeout = '250ms'")
-        connection.execute(_ALONE)
-        row = connection.execute("SELECT coalesce(max(audit_id), 0) FROM guard.audit").fetchone()
+    """The highest number among rows of which no lower one is still to come.
+
+    All of it is one message to the server, so that no writer waits for the network, or for a sealer that was cut off.
+    """
+    try:
+        cursor = connection.execute(_HORIZON, prepare=False)
+        for _begin_set_lock in range(3):
+            cursor.nextset()
+        row = cursor.fetchone()
+    except psycopg.Error:
+        connection.rollback()
+        raise
     return row[0] if row else 0
 
 
 def _made(connection: Connection, through: int, now: datetime) -> Iterator[Seal]:
     """New seals, each written, up to the row `through`."""
-    row = connection.execute("SELECT line FROM guard.audit_seals ORDER BY seal_id DESC LIMIT 1").fetchone()
-    last = _readable(row[0], "the last row of guard.audit_seals") if row else None
+    row = connection.execute("SELECT seal_id, line FROM guard.audit_seals ORDER BY seal_id DESC LIMIT 1").fetchone()
+    last = _readable(row[1], "the last row of guard.audit_seals") if row else None
+    if row and last and row[0] != last.number:
+        raise Refused("the last row of guard.audit_seals was changed; `guard audit verify` tells what else")
     after = last.through if last else _BEFORE_ALL
     with _streamed(connection, "new_rows", _NEW_ROWS, [after, through]) as found:
         while rows := found.fetchmany(MOST_ROWS):

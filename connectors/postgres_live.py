@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from connectors.postgres import Connection
@@ -32,6 +33,20 @@ class Latency(NamedTuple):
     p99: float
 
 
+class Healing(NamedTuple):
+    """What was done about it. Counts are of acts and of cases."""
+
+    acts: tuple[tuple[str, str, int], ...] = ()  # action, state, count
+    outcomes: tuple[tuple[str, int], ...] = ()  # what came of reruns, as far as it is known
+    held: int = 0  # cases that wait for an incident to end
+    released: int = 0  # that waited for one, and do no more
+    holds: tuple[tuple[str, str], ...] = ()  # signature and state of each, the newest last
+
+    def done(self, *actions: str) -> int:
+        """How often one of these was done."""
+        return sum(count for action, state, count in self.acts if action in actions and state == "done")
+
+
 class Live(NamedTuple):
     """All of it. Counts are of rows."""
 
@@ -43,6 +58,7 @@ class Live(NamedTuple):
     decisions: tuple[tuple[str, str, int], ...] = ()  # verdict, reason, count; most frequent first
     findings: tuple[tuple[str, str, int], ...] = ()  # detector, state, count
     landed: tuple[Landed, ...] = ()  # newest first
+    healing: Healing = Healing()
 
 
 def live(connection: Connection, since: datetime, *, most_landed: int) -> Live:
@@ -59,6 +75,18 @@ def live(connection: Connection, since: datetime, *, most_landed: int) -> Live:
         decisions=tuple(connection.execute(_DECISIONS, at).fetchall()),
         findings=tuple(connection.execute(_FINDINGS, at).fetchall()),
         landed=tuple(Landed(*row) for row in connection.execute(_LANDED, at)),
+        healing=_healing(connection, at),
+    )
+
+
+def _healing(connection: Connection, at: Mapping[str, Any]) -> Healing:
+    held, released = connection.execute(_HELD, at).fetchone() or (0, 0)
+    return Healing(
+        acts=tuple(connection.execute(_ACTS, at).fetchall()),
+        outcomes=tuple(connection.execute(_OUTCOMES, at).fetchall()),
+        held=held,
+        released=released,
+        holds=tuple(connection.execute(_HOLDS, at).fetchall()),
     )
 
 
@@ -108,6 +136,20 @@ SELECT d.decision_id, d.written_at, d.platform, d.repository,
        coalesce(d.signature, f.signature), d.score, d.verdict, d.reason
 FROM guard.decisions d LEFT JOIN guard.explained_failures f ON f.failure_id = d.jobs[1]
 WHERE d.written_at >= %(since)s ORDER BY d.written_at DESC, d.decision_id LIMIT %(most)s
+"""
+_ACTS: Final = """
+SELECT action, state, count(*) FROM guard.acts WHERE intended_at >= %(since)s GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+"""
+_OUTCOMES: Final = """
+SELECT outcome, count(*) FROM guard.current_act_outcomes WHERE asked_at >= %(since)s GROUP BY 1 ORDER BY 2 DESC, 1
+"""
+_HELD: Final = """
+SELECT count(*) FILTER (WHERE state = 'waiting' AND reason = 'incident'),
+       count(*) FILTER (WHERE NOT (state = 'waiting' AND reason = 'incident'))
+FROM guard.healing WHERE incident_id IS NOT NULL AND queued_at >= %(since)s
+"""
+_HOLDS: Final = """
+SELECT signature, state FROM guard.holds WHERE began_at >= %(since)s ORDER BY began_at
 """
 _FAILED_JOBS: Final = """
 SELECT repository, pipeline_id, workflow_id, attempt, job_id FROM guard.failures

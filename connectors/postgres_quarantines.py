@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from connectors.postgres import Connection
+from connectors.postgres_audit import record
 from models.records.calls import Quarantine
 from models.records.event import PlatformName
 
@@ -69,7 +70,9 @@ def find(connection: Connection, decision_id: UUID) -> Lasting | None:
 
 def released(connection: Connection, decision_id: UUID, *, by: str) -> None:
     """Write down that a person ended a quarantine, and who; the shard was told before."""
-    connection.execute(_RELEASED.encode(), {"by": by, "decision": decision_id})
+    with connection.transaction():
+        if connection.execute(_RELEASED.encode(), {"by": by, "decision": decision_id}).rowcount:
+            record(connection, by, "release", str(decision_id), {"quarantine": True})
 
 
 _BEGIN: Final = """
@@ -82,15 +85,9 @@ ON CONFLICT DO NOTHING
 _OPEN: Final = "SELECT * FROM guard.open_quarantines ORDER BY begun_at DESC, decision_id"
 _ALL: Final = "SELECT * FROM guard.quarantines ORDER BY begun_at DESC, decision_id"
 _RELEASED: Final = """
-WITH ended AS (
-    UPDATE guard.quarantines
-    SET released_at = clock_timestamp(), why_released = 'quarantine_released', released_by = %(by)s
-    WHERE decision_id = %(decision)s AND released_at IS NULL
-    RETURNING repository, job_name, test
-)
-INSERT INTO guard.audit (actor, what, subject, detail)
-SELECT %(by)s, 'release', %(decision)s, jsonb_build_object('repository', repository, 'job', job_name, 'test', test)
-FROM ended
+UPDATE guard.quarantines
+SET released_at = clock_timestamp(), why_released = 'quarantine_released', released_by = %(by)s
+WHERE decision_id = %(decision)s AND released_at IS NULL
 """
 _FIND: Final = """
 SELECT decision_id, case_id, platform, instance, repository, workflow, job_name, test, owner, why, begun_by, begun_at,

@@ -27,6 +27,7 @@ from connectors.postgres import connect
 from connectors.postgres_ledger import Case, Ledger
 from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
+from flows import credentials_check
 from flows.acting_apis import actable
 from flows.books import Books
 from flows.carrying import Carrier
@@ -73,7 +74,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     Raises:
         ConfigError, Unavailable: as `run` does.
     """
-    hands, act, channels = actable(settings), settings.act, channels_of(settings)
+    hands, channels, act = actable(settings), channels_of(settings), settings.act
     metrics.expose("act", version=version("pipeline-guard"))
     served = metrics.serve(act.metrics_host, act.metrics_port + number)
     name = f"{socket.gethostname()}:{act.metrics_port + number}"
@@ -105,10 +106,13 @@ async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> 
     )
     api = server(operator_app(settings, switch), act.api_host, act.api_port + number)
     _log.info("healing", name=name, apis=sorted(one.name for one in hands.values()))
+    checking = asyncio.create_task(credentials_check.warn(settings, hands))
     try:
         sealing = partial(_seal, url, act.audit_seals)
         await all_until(stop, [api], [switch.watch, sealing], finishing=lambda: healer.run(stop))
     finally:
+        checking.cancel()
+        await asyncio.gather(checking, return_exceptions=True)
         for one in hands.values():
             await one.close()
         await books.close()

@@ -30,7 +30,8 @@ def _table() -> str:
 
 def _row(action: Action) -> str:
     calls = dict.fromkeys(name for _, names in action.FIRES for name in names)
-    most = f"{action.most_per_run} a run, {action.most_per_day} a day, {duration_text(action.cooldown)} apart"
+    caps = ((action.most_per_run, "a run"), (action.most_per_day, "a day"))
+    most = ", ".join(f"{count} {of}" for count, of in caps if count is not None) or "as `act.limits` has it"
     cells = (
         f"`{action.name}`" + (" (suggested only)" if action.suggest_only else ""),
         " ".join((type(action).__doc__ or "").partition("\n\n")[0].split()),
@@ -38,7 +39,7 @@ def _row(action: Action) -> str:
         ", ".join(f"`{name}`" for name in calls),
         ", ".join(sorted(action.platforms)),
         action.reach,
-        most,
+        f"{most}; {duration_text(action.cooldown)} apart",
         action.undone_by,
         action.verified_by,
     )

@@ -118,9 +118,11 @@ class Carrier:
         way = _Way(hands, platform, case, act)
         if act.asked is not None:
             return await self._found_out(way, act.before)
-        return await (self._read_and_ask(way) if act.call.moves_run else self._ask(way, None))
+        stood = await self._looked(way) if act.call.moves_run else None
+        return stood if isinstance(stood, Settled | Later) else await self._ask(way, stood)
 
-    async def _read_and_ask(self, way: _Way) -> Ended:
+    async def _looked(self, way: _Way) -> RunState | Settled | Later:
+        """How the run stands, if it stands so that it may be asked for."""
         act, state = way.act, await self._read(way)
         if not isinstance(state, RunState):
             return self._unread(way, state)
@@ -129,9 +131,7 @@ class Carrier:
         why = moved_on(act.call, state)
         if why is Why.RUN_IN_PROGRESS:
             return Later(why, _GOES_ON_SECONDS)
-        if why is not None:
-            return Settled(ActState.DROPPED, why, None)
-        return await self._ask(way, state)
+        return state if why is None else Settled(ActState.DROPPED, why, None)
 
     async def _ask(self, way: _Way, before: RunState | None) -> Ended:
         case, act = way.case, way.act
@@ -213,7 +213,7 @@ class Carrier:
         await self._book.not_asked(way.case, way.act, before)
         return Later(why, self._wait(way, after))
 
-    def _unread(self, way: _Way, stop: Refused | Unavailable | Ambiguous) -> Ended:
+    def _unread(self, way: _Way, stop: Refused | Unavailable | Ambiguous) -> Settled | Later:
         if isinstance(stop, Refused):
             if stop.refusal is Refusal.LOGIN:  # whoever set it up can mend it, and nothing is lost until then
                 return Later(Why.LOGIN, _LONGEST_PAUSE_SECONDS)
@@ -235,7 +235,7 @@ class Carrier:
         """Nobody is asked for it: it is a row of our own, which is there once however often it is written."""
         if self._stopped():
             return Later(Why.STOPPED, _STOPPED_SECONDS)
-        if act.asked is None and not await self._book.asking(case, act, None):
+        if act.asked is None and await self._book.asking(case, act, None) is None:
             return None
         assert isinstance(act.call, Quarantine)
         return Settled(ActState.DONE, None, await self._set_aside(case, act.call))

@@ -307,6 +307,8 @@ def _doing(case: Case, calls: Sequence[Call], origin: str) -> Doing:
         jobs=tuple(sorted(names)),
         minutes=case.minutes if again else 0.0,
         calls=tuple(calls),
+        action=case.action,
+        about=tuple(sorted({(job.get("workflow") or "", job.get("job_name") or "") for job in case.jobs})),
     )
 
 

@@ -36,6 +36,7 @@ from flows import (
     quarantine_commands,
     reconcile_commands,
     recorded,
+    report_commands,
     rulebook_commands,
     rulebooks,
     servers,
@@ -80,6 +81,7 @@ app.meta.default_parameter = PLAIN
 app.command(archive_commands.archive_, name="archive")
 app.command(dead_commands.app)
 app.command(rulebook_commands.app)
+app.command(report_commands.report_, name="report")
 app.command(quarantine_commands.app)
 app.command(top.top)
 app.command(backtest_commands.run, name="backtest")

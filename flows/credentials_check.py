@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
+
+import structlog
 
 from connectors.platforms import PLATFORMS
 from connectors.platforms.acting import Stop
 from connectors.platforms.rights import Rights
 from connectors.postgres_reconcile import Place, seen
 from flows import servers
-from flows.acting_apis import HEALING, actable, lacked
+from flows.acting_apis import HEALING, Hands, Way, actable, check_rights, lacked
 from flows.checking import Checked
 from flows.log_reading import Clocks
 from flows.reconcile import reading_doors
@@ -23,6 +25,7 @@ from models.records.errors import GuardError
 
 _MOST_REPOSITORIES: Final = 3  # of an instance: a credential is as a rule good for all of them or for none
 _SEEN_OF_LATE: Final = timedelta(days=14)
+_log = structlog.get_logger()
 _CLOCKS: Final = Clocks(time.time, time.monotonic)
 
 
@@ -33,6 +36,14 @@ def check(settings: Settings) -> Iterator[Checked]:
         ConfigError: one that nothing could be asked by as it is set up.
     """
     yield from asyncio.run(_checked(settings, _places(settings)))
+
+
+async def warn(settings: Settings, hands: Mapping[Way, Hands]) -> None:
+    """Log what the credentials that act lack, in some repositories that are known: once, when a healer starts."""
+    places = await asyncio.to_thread(_places, settings)
+    some = [place for way in hands for place in [one for one in places if one[:2] == way][:_MOST_REPOSITORIES]]
+    for line in await check_rights(hands, some):
+        _log.warning("a credential lacks something", what=line)
 
 
 def _places(settings: Settings) -> list[Place]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.postgres import Connection, read_progress, unavailable
@@ -38,6 +39,7 @@ class Numbers:
     rates: tuple[float, ...] = ()  # events in each second, the newest last
     duplicates: int = 0
     rows: Live = field(default_factory=Live)
+    truth: Mapping[str, int] = field(default_factory=dict)  # what the world says of healing: benchmarks/world/truth.py
 
     def delivered(self, *answers: str) -> int:
         """How many deliveries got one of these answers, or any."""
@@ -65,6 +67,7 @@ class Watch:
         self._since = datetime.fromtimestamp(since, UTC)
         self._began: float | None = None
         self._rates = _Rates()
+        self._told: Mapping[str, int] = {}
 
     @property
     def seconds(self) -> float:
@@ -111,7 +114,18 @@ class Watch:
             rates=self._rates.by_second(),
             duplicates=round(_sum(receiver, "guard_duplicates_total") + _sum(flow, "guard_duplicates_total")),
             rows=rows,
+            truth=self._truth(),
         )
+
+    def _truth(self) -> Mapping[str, int]:
+        """What the world says; what it said last, where it is over."""
+        try:
+            status, text = _get(self._ports.world, "/world/truth")
+        except OSError:
+            return self._told
+        if status == http.HTTPStatus.OK:
+            self._told = msgspec.json.decode(text, type=dict[str, int])
+        return self._told
 
 
 class _Rates:

@@ -137,9 +137,12 @@ class Files:
             "fleet_minutes_per_hour = 1e6",
             "least_reruns_per_hour = 10000",
             'cooldown = "1s"',
+            "crowd_repositories = 3",
+            'crowd = "20s"',
             "",
             "[rulebook.policy]",
             'mode = "act"',
+            'actions = ["*rerun*", "cancel", "open_issue"]',
             "backoff_seconds = 1",
             "outage_backoff_seconds = 2",
             "",
@@ -217,6 +220,12 @@ def _private(path: Path, text: str) -> None:
 def _quoted(value: object) -> str:
     """A TOML string; those of JSON are among them."""
     return json.dumps(str(value))
+
+
+def _outages(speed: float, seconds: float) -> list[str]:
+    """When a registry is away in the world: once soon, then now and then. Its times are the world's."""
+    begins = (15.0 + n * 120.0 for n in range(60))
+    return [f"--outage=registry_down:{at * speed:.0f}:{12 * speed:.0f}" for at in begins if at < seconds]
 
 
 class Child:
@@ -320,7 +329,7 @@ class Stage:
             "duration": seconds,
         }
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        self._start("world", "benchmarks.world", *words)
+        self._start("world", "benchmarks.world", *words, *_outages(speed, seconds))
 
     @property
     def webhooks(self) -> str:

@@ -21,8 +21,8 @@ from flows.tables import escape
 from models.records.outputs import Diagnosis, FindingState, Verdict
 
 ABOUT: Final = (
-    "A simulated world posts signed webhooks, some twice, some out of order. Receiver, streams, dataflow, PostgreSQL "
-    "and every number here are real. Nothing is run again: the mode is observe."
+    "A simulated world posts signed webhooks and is healed by its APIs. Receiver, streams, dataflow, PostgreSQL, "
+    "every number and everything that is done here are real. The mode is act; yours is observe until you say otherwise."
 )
 _PLATFORMS: Final = {"github": "white", "gitlab": "dark_orange", "jenkins": "red", "circleci": "green"}
 _VERDICTS: Final = {Verdict.ACT: "bold green", Verdict.WAIT: "yellow", Verdict.SKIP: "blue"}
@@ -31,11 +31,13 @@ _FINDINGS: Final = {
     "RepeatedFailure": ("repeated", "over and over"),
     "FlakyTest": ("flaky", "then passed"),
 }
+_RERUNS: Final = ("rerun", "rerun_failed", "rerun_job")
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _WIDE: Final = 110  # columns from which on there is room for a third panel
 _IN_FULL: Final = 170  # columns from which on there is room for reasons in words
 _TITLE_LINES: Final = 2  # and the one that the cursor stands on
 _TOP_LINES: Final = 7
+_HEALING_LINES: Final = 6
 _MIDDLE_LINES: Final = 10
 _FRAME_LINES: Final = 3  # of the panel with the decisions
 _FEWEST_DECISIONS: Final = 3
@@ -51,6 +53,9 @@ def view(numbers: Numbers, where: Sequence[str] = (), *, width: int, height: int
         _side_by_side((_deliveries(numbers, wide=wide), 3 if wide else 2), (_speed(numbers), 2)),
     ]
     room = height - _TITLE_LINES - _TOP_LINES - _FRAME_LINES - sum(-(-text.cell_len // width) for text in foot)
+    if room >= _HEALING_LINES + _FEWEST_DECISIONS:
+        room -= _HEALING_LINES
+        parts.append(_side_by_side((_done(numbers), 3), (_truth(numbers), 2)))
     if room >= _MIDDLE_LINES + _FEWEST_DECISIONS:
         room -= _MIDDLE_LINES
         reasons = [(_reasons(numbers), 4)] if wide else []
@@ -71,6 +76,8 @@ def line(numbers: Numbers) -> str:
             f"{numbers.rows.failures} failures",
             f"{numbers.decisions} decisions ({', '.join(f'{v} {verdicts.get(v, 0)}' for v in Verdict)})",
             f"{sum(raised for raised, _ in _by_detector(numbers).values())} findings",
+            f"{numbers.truth.get('healed', 0)} of {numbers.truth.get('reruns', 0)} reruns green",
+            f"{numbers.rows.healing.held} held",
             f"p99 {latency.p99:.0f} ms" if latency else "p99 -",
         )
     )
@@ -111,6 +118,16 @@ def summary(numbers: Numbers, truth: Truth, *, began: float) -> Iterator[str]:
     yield f"Silent jobs: {truth.silent} for more than {PATIENCE_SECONDS} s, {truth.stuck} of them found stuck"
     counts = ", ".join(f"{verdict} {verdicts.get(verdict, 0)}" for verdict in Verdict)
     yield f"Decisions:   {numbers.decisions:,}: {counts}"
+    told, healing = numbers.truth, rows.healing
+    yield (
+        f"Healing:     {told.get('reruns', 0)} reruns, {told.get('healed', 0)} of them turned green, "
+        f"{told.get('going_on', 0)} go on; {healing.held + healing.released} were held in outages, "
+        f"{healing.released} of them let go; {healing.done('cancel')} stuck jobs cancelled"
+    )
+    yield (
+        f"Harm:        {told.get('harmed', 0)} real faults run again or good jobs stopped, "
+        f"{told.get('twice', 0)} effects twice, as the world counts them"
+    )
     if rows.latency is not None:
         p50, p95, p99 = rows.latency
         yield f"Latency:     p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms from the receiver to the row"
@@ -208,6 +225,56 @@ def _spark(rates: Sequence[float], rate: float, *, most: int = 20) -> Text:
     top = max(last, default=0.0) or 1.0
     bars = "".join(_SPARKS[min(int(value / top * len(_SPARKS)), len(_SPARKS) - 1)] for value in last)
     return Text.assemble((f"{rate:.0f}/s ", "bold cyan"), (bars, "cyan"))
+
+
+def _done(numbers: Numbers) -> Panel:
+    """What healers did, and what came of it."""
+    healing, outcomes = numbers.rows.healing, dict(numbers.rows.healing.outcomes)
+    failed = sum(count for outcome, count in outcomes.items() if outcome.startswith("failed"))
+    facts = Table.grid(padding=(0, 1), expand=True)
+    facts.add_column(style="dim", no_wrap=True, min_width=len("stuck jobs"))
+    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts.add_row(
+        "reruns",
+        _counted((healing.done(*_RERUNS), "done"), (outcomes.get("passed", 0), "passed"), (failed, "failed again")),
+    )
+    facts.add_row("stuck jobs", _counted((healing.done("cancel"), "cancelled")))
+    facts.add_row("outages", _outages(numbers))
+    left = sum(count for verdict, _, count in numbers.rows.decisions if verdict == Verdict.SKIP)
+    facts.add_row("left alone", _counted((left, "with a reason"), (healing.done("open_issue"), "issues opened")))
+    return _panel(facts, "done about it", height=_HEALING_LINES)
+
+
+def _outages(numbers: Numbers) -> Text:
+    healing = numbers.rows.healing
+    made = _counted((healing.held, "reruns held"), (healing.released, "let go"))
+    if healing.holds:
+        signature, state = healing.holds[-1]
+        made.append("  ").append(escape(signature), "yellow" if state == "held" else "green").append(f" {state}", "dim")
+    return made
+
+
+def _truth(numbers: Numbers) -> Panel:
+    """What the world knows of it, which nobody else can."""
+    told = numbers.truth
+    facts = Table.grid(padding=(0, 1), expand=True)
+    facts.add_column(style="dim", no_wrap=True, min_width=len("by the way"))
+    facts.add_column(no_wrap=True, overflow="ellipsis")
+    facts.add_row("healed", _counted((told.get("healed", 0), f"of {told.get('reruns', 0)} reruns turned green")))
+    facts.add_row(
+        "not yet", _counted((told.get("going_on", 0), "go on"), (told.get("failed_again", 0), "failed again"))
+    )
+    facts.add_row("harm", _counted((told.get("harmed", 0), "real faults run again, or good jobs stopped"), bad=True))
+    facts.add_row("twice", _counted((told.get("twice", 0), "effects came twice"), bad=True))
+    return _panel(facts, "what the world says of it", height=_HEALING_LINES)
+
+
+def _counted(*counts: tuple[int, str], bad: bool = False) -> Text:
+    made = Text()
+    for count, what in counts:
+        style = "bright_black" if not count else "bold red" if bad else "bold green"
+        made.append(f"{count}", style).append(f" {what}  ", "dim")
+    return made
 
 
 def _causes(numbers: Numbers) -> Panel:

@@ -23,6 +23,7 @@ from models.records.evidence import Evidence, Line, Reading
 from models.records.outputs import Reason, Verdict
 
 WORDS: Final[Mapping[Reason, str]] = {
+    Reason.KNOWN_FLAKY: "a test failed in a job whose tests fail for no reason: they passed on the same commit before",
     Reason.TRANSIENT_CAUSE: "the cause passes by itself, and a rerun is likely to pass",
     Reason.RUN_IN_PROGRESS: "the run has not ended, and the platform takes no rerun before",
     Reason.AWAITING_LOG: "the log of the failed job is being read, and may say more",
@@ -207,6 +208,10 @@ def _decision(row: Row) -> list[tuple[str, object]]:
     calls = ", ".join(
         " ".join(str(call[name]) for name in ("call", "job_id") if call.get(name)) for call in row["calls"]
     )
+    learnt = ", ".join(
+        f"{one['before']:.3f} became {one['after']:.3f}: {one['passes']:g} reruns passed, {one['fails']:g} failed"
+        for one in said.get("learnt", ())
+    )
     would = None if row["verdict"] != Verdict.ACT else calls
     return [
         ("verdict", f"{row['verdict']} ({row['mode']})"),
@@ -217,6 +222,7 @@ def _decision(row: Row) -> list[tuple[str, object]]:
         ("signature", row["signature"]),
         ("score", row["score"]),
         ("moved by", moved if row["score"] is not None and moved else None),
+        ("learnt", learnt or None),
         ("run ended", said.get("run_ended")),
         ("rerun after", said.get("rerun_after")),
         ("stream time", row["at"]),

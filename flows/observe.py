@@ -56,6 +56,9 @@ def judged(output: ShardOutput) -> None:
         )
     for (verdict, reason), count in Counter((d.verdict, d.reason) for d in output.decisions).items():
         metrics.guard_decisions_total(verdict=verdict, reason=reason).inc(count)  # type: ignore[arg-type]  # its value
+    for (outcome, masked), count in Counter((o.outcome, o.masked) for o in output.act_outcomes).items():
+        counter = metrics.guard_act_outcomes_total(outcome=outcome, masked="yes" if masked else "no")  # type: ignore[arg-type]  # its value
+        counter.inc(count)
     for reason, count in Counter(d.reason for d in output.dead_letters).items():
         metrics.guard_dead_letters_total(reason=reason).inc(count)
         metrics.guard_errors_total(stage="decode", type=reason).inc(count)

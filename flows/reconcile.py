@@ -45,6 +45,7 @@ from models.records.errors import ConfigError, Unavailable
 
 _SEEN_OF_LATE: Final = timedelta(days=14)
 _HEAR_EVERY: Final = timedelta(minutes=1)
+_ROUNDS: Final = 20  # in an interval: what is due is spread over it
 _NOW: Final = timedelta()
 _NEVER: Final = datetime.fromtimestamp(0, UTC)
 _WATCH_SECONDS: Final = 5.0
@@ -63,8 +64,8 @@ class Round(NamedTuple):
 
     @property
     def unread(self) -> list[Look]:
-        """Looks to which the platform did not tell."""
-        return [look for look in self.looks if look.stop is not None]
+        """Looks to which the platform did not tell, or not all."""
+        return [look for look in self.looks if look.reconciled.why is not None]
 
 
 def run(settings: Settings) -> None:
@@ -135,9 +136,7 @@ def open_reconciler(settings: Settings, clocks: Clocks = _CLOCKS) -> Reconciler:
     assert settings.redaction.key is not None
     redactor = Redactor(settings.redaction.key.get_secret_value().encode())
     hooks = _hooks(settings)
-    hands = {
-        way: one for way, one in actable(settings, clocks=clocks).items() if any(way == hook[:2] for hook in hooks)
-    }
+    hands = actable(settings, clocks=clocks) if hooks else {}
     url, window = settings.redis.url.get_secret_value(), settings.redis.duplicate_window
     appender = Appender(url, ttl_ms=window // timedelta(milliseconds=1))
     memory = Archive(settings.postgres.url.get_secret_value(), clock=clocks.monotonic, name="guard reconcile")
@@ -216,15 +215,18 @@ class Reconciler:
             task.result()
 
     async def _work(self, interval_seconds: float) -> None:
-        everything, visited = True, float("-inf")
+        everything, visited, looked = True, float("-inf"), float("-inf")
         while True:
+            now = self.clocks.monotonic()
             try:
                 everything |= await self.watch()
-                if everything or self.clocks.monotonic() - visited >= interval_seconds:
-                    visited = self.clocks.monotonic()
+                if everything or now - visited >= interval_seconds:
+                    visited = now
                     await self.visit_hooks()
-                await self.round(interval_seconds=None if everything else interval_seconds)
-                everything = False
+                if everything or now - looked >= interval_seconds / _ROUNDS:
+                    looked = now
+                    await self.round(interval_seconds=None if everything else interval_seconds)
+                    everything = False
             except Unavailable as error:
                 _log.warning("the reconciler waits", error=str(error))
             await asyncio.sleep(min(_WATCH_SECONDS, interval_seconds))

@@ -347,6 +347,18 @@ class Rulebook(Section):
     fleet: dict[str, Plain] = {}
 
 
+Price = Annotated[float, Field(ge=0)]
+
+
+class Prices(Section):
+    """What `guard report` adds up, in any one currency. Of a runner's labels the dearest that has a price counts."""
+
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    default: Price = 0.008  # a minute of a runner none of whose labels has a price
+    waiting: Price = 0.0  # a minute that people wait for green
+    labels: dict[str, Price] = {}  # a minute of a runner with that label
+
+
 class Retention(Section):
     """For how many days each table keeps a row."""
 
@@ -365,6 +377,10 @@ class Retention(Section):
     hooks: Days = 90
     redeliveries: Days = 7
     quarantines: Days = 400
+    acts: Days = 400
+    healing: Days = 90
+    budgets: Days = 90
+    holds: Days = 90
 
 
 class Logging(Section):
@@ -394,6 +410,7 @@ class Settings(BaseSettings):
     platforms: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Api] = {}
     redaction: Redaction = Redaction()
     rulebook: Rulebook = Rulebook()
+    prices: Prices = Prices()
     retention: Retention = Retention()
     logging: Logging = Logging()
 

@@ -51,7 +51,7 @@ def go(*, why: str, by: str | None = None, context: In) -> int:
     if told.missed:
         complain("not all of it could be taken back: healers stay stopped")
         return AWAY
-    answer("healers go on")
+    answer("healers go on, but for those on whose own machines another stop file is")
     return DONE
 
 

@@ -105,9 +105,9 @@ class Action:
                    a case the one with the least number is taken. A failure's signature may name one, which comes first
     platforms      where it can be carried out
     reach          how far it reaches
-    cooldown       how long after it the same is not done again to the same target
-    most_per_run   how often it is done for one run at most, all attempts together
-    most_per_day   how often for one job of a repository, or for the repository where it is about no job
+    cooldown       how long after it the same finding, or the same job, is let alone
+    most_per_run   how often it is done for one job of a run at most; None: as act.limits has it
+    most_per_day   how often for one job of a repository, or for the repository where it is about no job; likewise
     suggest_only   it is never done without a person's yes
     waits          it waits as after an outage, `policy.outage_backoff_seconds`, and not as after a hiccup
     undone_by      what takes it back
@@ -119,8 +119,8 @@ class Action:
     platforms: ClassVar[frozenset[PlatformName]] = frozenset({"github", "gitlab", "jenkins", "circleci"})
     reach: ClassVar[Reach]
     cooldown: ClassVar[timedelta]
-    most_per_run: ClassVar[int] = 1
-    most_per_day: ClassVar[int]
+    most_per_run: ClassVar[int | None] = 1
+    most_per_day: ClassVar[int | None]
     suggest_only: ClassVar[bool] = False
     waits: ClassVar[bool] = False
     undone_by: ClassVar[str]

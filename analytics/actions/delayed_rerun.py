@@ -25,8 +25,8 @@ class DelayedRerun(Action):
     heals = {FAILURE: 2}  # noqa: RUF012 - of the class
     reach = Reach.RUN
     cooldown = timedelta(minutes=5)
-    most_per_run = 2
-    most_per_day = 20
+    most_per_run = None
+    most_per_day = None
     waits = True
     undone_by = "cancel"
     verified_by = "what failed passes on the same commit"

@@ -22,8 +22,8 @@ class RerunFailed(Action):
     platforms = frozenset({"github", "gitlab", "jenkins"})
     reach = Reach.RUN
     cooldown = timedelta(minutes=1)
-    most_per_run = 2
-    most_per_day = 20
+    most_per_run = None
+    most_per_day = None
     undone_by = "cancel"
     verified_by = "what failed passes on the same commit"
 

@@ -22,8 +22,8 @@ class RerunFromFailed(Action):
     platforms = frozenset({"circleci"})
     reach = Reach.RUN
     cooldown = timedelta(minutes=1)
-    most_per_run = 2
-    most_per_day = 20
+    most_per_run = None
+    most_per_day = None
     undone_by = "cancel"
     verified_by = "the new workflow passes on the same commit"
 

@@ -21,8 +21,8 @@ class RerunJob(Action):
     heals = {FAILURE: 3}  # noqa: RUF012 - of the class
     reach = Reach.JOB
     cooldown = timedelta(minutes=1)
-    most_per_run = 2
-    most_per_day = 20
+    most_per_run = None
+    most_per_day = None
     undone_by = "cancel"
     verified_by = "the job passes on the same commit"
 

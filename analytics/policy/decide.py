@@ -64,6 +64,7 @@ class FailedJob(NamedTuple):
     environments: tuple[str, ...] = ()  # its own, and those that its run speaks of
     action: str | None = None  # that its signature names
     quarantined: bool = False  # it may fail, then
+    flaky: bool = False  # a test of it failed, and tests of the job are known to fail for no reason
 
 
 class CaseView(NamedTuple):
@@ -117,7 +118,7 @@ _NEVER: Final[tuple[tuple[Reason, Callable[[_Weighed], bool], bool], ...]] = (
     (Reason.FORBIDDEN, lambda weighed: weighed.terms.never, True),
     (Reason.AWAITING_LOG, lambda weighed: weighed.job.awaits_log, True),
     (Reason.UNKNOWN_CAUSE, lambda weighed: weighed.job.signature is None, False),
-    (Reason.NOT_TRANSIENT, lambda weighed: not weighed.job.transient, False),
+    (Reason.NOT_TRANSIENT, lambda weighed: not (weighed.job.transient or weighed.job.flaky), False),
     (Reason.FORK, lambda weighed: weighed.job.is_fork and weighed.terms.forks == "never", False),
     (
         Reason.RETRIED_BY_PLATFORM,
@@ -236,7 +237,7 @@ def _go_ahead(case: CaseView, jobs: _Jobs, chosen: Chosen, weighed: Sequence[_We
     assert chosen.action is not None
     return Decision(
         Verdict.ACT,
-        Reason.FORK_NEEDS_APPROVAL if any(job.is_fork for job in jobs) else Reason.TRANSIENT_CAUSE,
+        _why(jobs),
         worst.signature,
         worst.score,
         chosen.action.name,
@@ -244,6 +245,12 @@ def _go_ahead(case: CaseView, jobs: _Jobs, chosen: Chosen, weighed: Sequence[_We
         not_before_ms=_end_ms(case, weighed, alone=chosen.asked.alone)
         + _wait_ms(case, _tries(case, jobs), terms, outage=chosen.action.waits),
     )
+
+
+def _why(jobs: _Jobs) -> Reason:
+    if any(job.is_fork for job in jobs):
+        return Reason.FORK_NEEDS_APPROVAL
+    return Reason.TRANSIENT_CAUSE if all(job.transient for job in jobs) else Reason.KNOWN_FLAKY
 
 
 def _by_time(job: FailedJob) -> tuple[int, str]:

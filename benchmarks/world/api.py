@@ -7,7 +7,8 @@
     http://127.0.0.1:PORT/world/truth   how well it was done: see truth.py
 
 Logs are had from the same addresses (log_server.py). Credentials are by platform; where there is one under
-`PLATFORM.act` too, only that one may change something. Under `jenkins.password` a login that needs a crumb may stand.
+`PLATFORM.act` too, only that one may change something. Under `jenkins.password` a login that needs a crumb may stand,
+under `github.app` the id of a GitHub App, which then acts beside or in place of `github.act` (api_app.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.world import api_circleci, api_github, api_gitlab, api_jenkins, truth
+from benchmarks.world import api_app, api_circleci, api_github, api_gitlab, api_jenkins, truth
 from benchmarks.world.faults import Chance
 from benchmarks.world.log_server import LogServer
 from benchmarks.world.records import Happening
@@ -70,6 +71,7 @@ class Api:
         self._chance = chance
         self._limits = limits
         self._now = now
+        self._apps = api_app.Apps(credentials.get("github.app"), site, now)
         self._windows: dict[tuple[str, str], tuple[float, int]] = {}
 
     def remember(self, happening: Happening) -> None:
@@ -107,6 +109,10 @@ class Api:
     def _closed(self, platform: str, asked: Asked) -> Answer | None:
         """How somebody is turned away who does not show the right credential."""
         shown = _shown(platform, asked.headers)
+        if platform == "github" and shown in self._apps.given:
+            return self._apps.turned_away(asked, shown)
+        if platform == "github" and (told := self._apps.answer(asked, shown)) is not None:
+            return told
         reads, acts = self._credentials.get(platform), self._credentials.get(f"{platform}.act")
         password = self._credentials.get("jenkins.password") if platform == "jenkins" else None
         if not shown or shown not in {reads, acts, password}:

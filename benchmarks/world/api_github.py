@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.world import render_github
 from benchmarks.world.post import Posted
-from benchmarks.world.records import Attempt, Ending, JobRun, Repository
+from benchmarks.world.records import Attempt, Ending, JobRun, Repository, Run
 from benchmarks.world.sim import ALL, FAILED
 from benchmarks.world.site import Question, Route, Site, page, said
 from benchmarks.world.web import Answer
@@ -206,6 +206,34 @@ def _change_issue(site: Site, asked: Question) -> Answer:
     return said(200, found)
 
 
+def _deployments(site: Site, asked: Question) -> Answer:
+    repository = _of(site, asked)
+    if repository is None:
+        return _missing()
+    shown = [
+        {"id": job.number, "sha": run.commit.sha, "environment": job.job.environment, "task": "deploy"}
+        for run, job in _deploying(site, repository, asked.at)
+        if asked.query.get("sha") in (None, run.commit.sha)
+    ]
+    return said(200, page(shown, asked.query))
+
+
+def _deploying(site: Site, repository: Repository, at: float) -> list[tuple[Run, JobRun]]:
+    attempts = [attempt for run in site.runs(repository, at) for attempt in site.attempts(run, at)]
+    jobs = [(attempt.run, job) for attempt in attempts for job in attempt.jobs]
+    return [(run, job) for run, job in jobs if job.job.environment is not None and job.began(at)]
+
+
+def _deployment_statuses(site: Site, asked: Question) -> Answer:
+    repository, number = _of(site, asked), int(asked.named["deployment_id"])
+    found = [one for one in _deploying(site, repository, asked.at) if one[1].number == number] if repository else []
+    if not found or repository is None:
+        return _missing()
+    run, job = found[0]
+    address = f"https://github.com/{repository.full_name}/actions/runs/{run.id}/job/{job.number}"
+    return said(200, [{"id": job.number + 1, "state": "in_progress", "log_url": address, "target_url": address}])
+
+
 def _posted(site: Site, asked: Question) -> list[Posted] | None:
     """What a hook of a repository, or of an owner, has posted; None where there is neither."""
     if "repo" not in asked.named:
@@ -279,6 +307,8 @@ ROUTES: Final = (
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}", _on_run(_get_run), frozenset({"exclude_pull_requests"})),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}/jobs", _on_run(_list_jobs), _PAGED | {"filter"}),
     Route("GET", _REPOSITORY, _get_repository),
+    Route("GET", f"{_REPOSITORY}/deployments", _deployments, _PAGED | {"sha"}),
+    Route("GET", f"{_REPOSITORY}/deployments/{{deployment_id}}/statuses", _deployment_statuses, _PAGED),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}/attempts/{{attempt_number}}", _on_run(_get_attempt)),
     Route("GET", f"{_ACTIONS}/runs/{{run_id}}/attempts/{{attempt_number}}/jobs", _on_run(_list_jobs), _PAGED),
     Route("GET", f"{_ACTIONS}/jobs/{{job_id}}", _get_job),

@@ -154,6 +154,20 @@ def _get_project(site: Site, asked: Question) -> Answer:
     return said(200, {**named, "web_url": page, "default_branch": repository.default_branch})
 
 
+def _deployments(site: Site, asked: Question) -> Answer:
+    repository = _of(site, asked)
+    if repository is None:
+        return _missing()
+    runs = site.runs(repository, asked.at)
+    jobs = [job for run in runs for _, job in _executed(site, run, asked.at) if job.job.environment is not None]
+    shown = [
+        {"id": job.number, "environment": {"name": job.job.environment}, "deployable": {"id": job.number}}
+        for job in jobs
+        if job.began(asked.at)
+    ]
+    return said(200, page(shown, asked.query, usual=20))
+
+
 def _get_hook(site: Site, asked: Question) -> Answer:
     if _of(site, asked) is None:
         return _missing()
@@ -291,6 +305,7 @@ ROUTES: Final = (
     Route("GET", _PROJECT, _get_project),
     Route("GET", f"{_PROJECT}/pipelines", _list_pipelines, _PAGED | {"ref", "updated_after", "order_by"}),
     Route("GET", f"{_PROJECT}/hooks/{{hook_id}}", _get_hook),
+    Route("GET", f"{_PROJECT}/deployments", _deployments, _PAGED | {"updated_after", "order_by"}),
     Route("GET", f"{_PROJECT}/pipelines/{{pipeline_id}}", _on_pipeline(_get_pipeline)),
     Route("GET", f"{_PROJECT}/pipelines/{{pipeline_id}}/jobs", _on_pipeline(_list_jobs), _PAGED | {"include_retried"}),
     Route("POST", f"{_PROJECT}/pipelines/{{pipeline_id}}/retry", _on_pipeline(_retry_pipeline)),

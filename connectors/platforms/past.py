@@ -7,7 +7,7 @@ and where both come, one is a duplicate. Events of open states that nobody sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
@@ -81,6 +81,10 @@ class Gathering:
 
 MOST_LISTED: Final = 10_000
 """So many runs of a repository are looked at, the newest."""
+
+UNKNOWN_DEPLOYMENT: Final[Mapping[str, object]] = {"known": False}
+"""Stands where a webhook names the environment of a failed job, if nobody may say whether the job deploys. It then
+counts as one that does, and is never run again."""
 
 
 def is_before(thing: Fields, since: datetime, *keys: str) -> bool:

@@ -18,6 +18,17 @@ FROM guard.current_decisions
 WHERE (verdict, mode) <> ('act', 'act') AND because_of IS NULL
 GROUP BY 1, 2, 3, 4;
 
+CREATE OR REPLACE VIEW guard.proposals AS
+SELECT h.case_id, h.decision_id, d.platform, d.instance, d.repository, d.pipeline_id, d.workflow_id, d.attempt,
+       d.branch, d.commit_sha, coalesce(f.workflow, d.explanation #>> '{jobs,0,workflow}') AS workflow,
+       coalesce(f.job_name, d.explanation #>> '{jobs,0,job_name}') AS job_name,
+       greatest(cardinality(d.jobs) - 1, 0) AS more_jobs, f.url,
+       d.action, d.reason, d.signature, d.score, h.changed_at AS proposed_at, h.expires_at
+FROM guard.healing h
+JOIN guard.decisions d ON d.decision_id = h.decision_id
+LEFT JOIN guard.failures f ON f.failure_id = d.jobs[1]
+WHERE h.state = 'proposed' AND (h.expires_at IS NULL OR h.expires_at > clock_timestamp());
+
 CREATE TABLE guard.quarantines (
     decision_id   uuid PRIMARY KEY,
     case_id       uuid NOT NULL,

@@ -187,6 +187,7 @@ class Reason(StrEnum):
     NOT_RERUNNABLE = "not_rerunnable"
     PROTECTED_ENVIRONMENT = "protected_environment"
     FORBIDDEN = "forbidden"  # by a rule of the policy
+    KNOWN_FLAKY = "known_flaky"  # a test failed in a job whose tests have failed and then passed on one commit
     FORK_NEEDS_APPROVAL = "fork_needs_approval"  # with verdict act, and never in mode act
     QUARANTINED = "quarantined"  # the job, or the test of it that failed
     # about findings, and what was given up

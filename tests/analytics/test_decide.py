@@ -96,6 +96,7 @@ REACHED: dict[Reason, tuple[CaseView, Policy]] = {
     **{reason: (_case(_job(**job), **case), POLICY) for reason, case, job in REFUSALS},
     Reason.TOO_MANY_FAILURES: (_case(*[_job(f"f{i}") for i in range(6)]), POLICY),
     Reason.TRANSIENT_CAUSE: (_case(), POLICY),
+    Reason.KNOWN_FLAKY: (_case(_job(transient=False, flaky=True)), POLICY),
     Reason.FORK_NEEDS_APPROVAL: (_case(_job(is_fork=True)), APPROVAL),
 }
 """A case for every reason that there is."""

@@ -163,13 +163,13 @@ def test_a_repeated_failure_becomes_an_issue_and_where_there_are_none_a_note() -
     assert [row.action for row in _errands(log)] == ["notify"]
 
 
-def test_an_issue_is_brought_up_to_date_when_it_happened_twice_as_often() -> None:
+def test_an_issue_is_brought_up_to_date_when_it_happened_twice_as_often_and_not_too_soon() -> None:
     log = Log()
-    for i in range(17):
+    for i in range(24):
         log.say(Outcome.FAILED, T0 + i * MINUTE, pipeline_id=f"run-{i}", commit_sha=f"c{i}")
     rows = _errands(log)
-    assert [row.revision for row in rows] == [0, 1, 2, 3]
-    assert [_calls(row)[0].pipeline_id for row in rows] == ["run-2", "run-3", "run-7", "run-15"]
+    assert [row.revision for row in rows] == [0, 1, 2]
+    assert [_calls(row)[0].pipeline_id for row in rows] == ["run-2", "run-12", "run-22"]
     assert len({row.case_id for row in rows}) == 1
 
 
@@ -208,7 +208,7 @@ def test_what_is_turned_off_later_is_withdrawn_when_the_finding_changes() -> Non
     off = _rulebook(actions=["*rerun*"])
     log = _broken()
     log.control(T0 + 3 * MINUTE, off)
-    log.say(Outcome.FAILED, T0 + 4 * MINUTE, pipeline_id="run-4", commit_sha="c4")
+    log.say(Outcome.FAILED, T0 + 14 * MINUTE, pipeline_id="run-4", commit_sha="c4")
     shard = Shard(3, ACTING, resolver(ACTING, off))
     said, _ = play(log.entries, shard)
     assert [row.reason for row in said.decisions if row.because_of] == ["job_broken", "forbidden"]

@@ -232,6 +232,24 @@ def test_nothing_is_added_to_a_file_that_the_table_contradicts(
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "UPDATE guard.audit_seals SET seal_id = 9 WHERE seal_id = 2",
+        "UPDATE guard.audit_seals SET line = '' WHERE seal_id = 2",
+        "DROP TABLE guard.audit_seals CASCADE; CREATE TABLE guard.audit_seals ()",
+    ],
+)
+def test_a_table_of_seals_that_makes_no_sense_is_refused_and_is_no_crash(
+    connection: Connection, ten: None, database: str, query: str
+) -> None:
+    with connect(database) as other:
+        other.execute(f"{OFF} {query}".encode())
+    add(connection, 11)
+    with pytest.raises(Refused):
+        seal(connection, None, NOW)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda lines: [lines[0].replace("T12:00", "T12:01"), lines[1]], "seal 1"),

@@ -119,6 +119,9 @@ def test_what_is_found_says_what_the_webhooks_said(platform: str) -> None:
         assert abs(one.timestamp - other.timestamp) < timedelta(seconds=2)
         for name in ("commit_sha", "branch", "workflow", "job_name", "job_number", "stage", "step", "attempt"):
             assert getattr(one.metadata, name) == getattr(other.metadata, name), name
+        if one.event_type is EventType.FAILED:
+            assert bool(one.metadata.is_deploy) is bool(other.metadata.is_deploy)
+            assert one.metadata.environment == other.metadata.environment
         for name in ("is_default_branch", "is_fork", "rerun_after", "workflow_id", "native_retries", "vendor_status"):
             assert getattr(one.metadata, name) == getattr(other.metadata, name), name
         reason = (

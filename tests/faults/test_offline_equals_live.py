@@ -25,7 +25,7 @@ from tests.faults.harness import Flow, Ground, changed, pace, story
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
 
 _COMMAND = "import sys; from flows.cli import main; sys.exit(main())"
-_DOCUMENTS = ("subject", "calls", "explanation", "captures", "lines", "most_affected")
+_DOCUMENTS = ("subject", "calls", "explanation", "captures", "lines", "most_affected", "ends")
 
 
 @pytest.mark.parametrize(("processes", "kills"), [(1, 2), (3, 2)])

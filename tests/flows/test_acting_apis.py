@@ -23,6 +23,8 @@ from flows.log_reading import Clocks
 from flows.settings import Settings
 from models.records.calls import Call, Comment, Done, Refusal, Refused, RerunJob, Result, Unavailable
 from models.records.errors import ConfigError
+from tests.benchmarks.world.apis import CREDENTIALS, Lab, rerun_of
+from tests.flows.reconciling import answering
 
 AT = datetime(2026, 4, 1, 10, tzinfo=UTC).timestamp()
 ACTS, READS = "canary-that-acts", "canary-that-reads"
@@ -315,3 +317,21 @@ def test_a_token_sees_to_a_webhook_as_it_is() -> None:
     acting = {"kind": "token", "value": ACTS}
     run(github, lambda one: one.hold_hook(GITHUB_FILE.undelivered("app/hook", ""), "app/hook"), acting)
     assert github.tokens() == [ACTS]
+
+
+def test_an_app_heals_in_the_world_and_is_known_to_be_able_to() -> None:
+    lab = Lab(credentials={**CREDENTIALS, "github.act": "nobody", "github.app": "12345"})
+    attempt, job = lab.failed("github", kind="flaky")
+    call = rerun_of(attempt, job)
+
+    async def main(url: str) -> tuple[Any, list[str]]:
+        (one,) = actable(settings(f"{url}/github", APP), clocks=Clocks(lab.now, lab.now)).values()
+        try:
+            done = await one.hold(asking(call), call.repository)
+            return done, await check_rights({GITHUB: one}, [("github", "main", call.repository)])
+        finally:
+            await one.close()
+
+    with answering(lab) as url:
+        assert asyncio.run(main(url)) == (Done(attempt=2), [])
+    assert len(lab.site.acts) == 1

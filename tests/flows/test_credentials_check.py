@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from flows.acting_apis import actable
+from flows.credentials_check import warn
+from flows.settings import Settings
 from tests.benchmarks.world.apis import Lab
 from tests.flows.conftest import Guard
 from tests.flows.reconciling import answering
@@ -69,3 +74,22 @@ def test_where_nothing_could_be_asked_about_is_said(guard: Guard, tmp_path: Path
     said = guard("--settings", settings, "check", "--credentials")
     assert "ok  credentials: platforms.x: no repository to ask about" in said.lines
     assert "ok  credentials: platforms.x: no act_credential: nothing is ever done there" in said.lines
+
+
+def test_a_healer_says_at_its_start_what_is_missing(path: Path, lab: Lab) -> None:
+    lab.credentials |= {"gitlab.act": "canary-gitlab"}
+    settings = Settings.load({}, path=path)
+
+    async def main() -> None:
+        hands = actable(settings)
+        try:
+            await warn(settings, hands)
+        finally:
+            for one in hands.values():
+                await one.close()
+
+    with capture_logs() as said:
+        asyncio.run(main())
+    (record,) = said
+    assert record["event"] == "a credential lacks something"
+    assert record["what"].startswith("platforms.github.act_credential: the platform does not take it, in ")

@@ -21,11 +21,11 @@ CALL = Notify(
 )
 
 
-class Channel(NotifyBase):  # type: ignore[misc]  # apprise's own types are partial
+class Channel(NotifyBase):  # type: ignore[no-untyped-call]  # apprise's own types are partial
     """A channel that does what it is told to."""
 
     def __init__(self, answer: Callable[[], Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.told: list[dict[str, Any]] = []
         self._answer = answer
 

@@ -217,7 +217,7 @@ def test_guard_stop_and_guard_go(
     ]
     assert "healers are stopped" in guard("status").out
     said = guard("go", "--why", "over")
-    assert (said.status, said.lines[-1], said.err) == (0, "healers go on", "")
+    assert (said.status, said.lines[-1].startswith("healers go on"), said.err) == (0, True, "")
     assert guard("status", "--json").json()["stopped"] == []
     assert audit(database) == [("ann", "stop", "guard stop"), (stopping.shell_user(), "go", "guard go")]
 

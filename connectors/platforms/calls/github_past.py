@@ -5,6 +5,8 @@ A webhook is named as its address in the API is: `repos/acme/shop/hooks/1`, `org
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -12,11 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from connectors.platforms.acting import MOST_PAGES, PAGE, Acting, Asking, Send, Talk, answered, conversation
-from connectors.platforms.asking import Reply, number, segments
+from connectors.platforms.asking import Reply, number, retry_after, segments
 from connectors.platforms.calls.github import ACCEPT, get, judge, repository
 from connectors.platforms.past import (
     LONGEST_RUN,
     MOST_LISTED,
+    UNKNOWN_DEPLOYMENT,
     Delivery,
     Gathering,
     Hook,
@@ -26,13 +29,15 @@ from connectors.platforms.past import (
     is_before,
     iso,
 )
-from connectors.platforms.reading import Fields
+from connectors.platforms.reading import Fields, decode_objects
 from models.records.calls import Done, Result
 from models.records.errors import MalformedPayload
 
 _TAKEN: Final = range(200, 400)
 _APP: Final = "app/hook"
 _MOST_PAGES: Final = 50  # of deliveries
+_UNSEEN: Final = frozenset({403, 404})
+_FAILED: Final = frozenset({"failure", "timed_out", "startup_failure"})
 _PASSED: Final = frozenset({"success", "skipped", "neutral"})
 _UNSENT: Final = frozenset({None, "unused", "active", "OK"})  # words of last_response that are no failure
 
@@ -56,6 +61,7 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
     if not runs:
         return gathering.all()
     whole = answered((yield get(home)))  # a run names its repository without the default branch
+    told: list[Fields] = []
     for run in runs:
         body = {"repository": whole, "sender": run.inner("triggering_actor")}
         attempt = run.count("run_attempt") or 1
@@ -66,9 +72,48 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
         for earlier in range(1, attempt):
             before = answered((yield get(f"{one}/attempts/{earlier}")))
             gathering.take("workflow_run", {**body, "workflow_run": before})
-        for job in (yield from _listed(f"{one}/jobs", "jobs", filter="all")):
-            gathering.take("workflow_job", {**body, "workflow_job": job})
+        jobs = yield from _listed(f"{one}/jobs", "jobs", filter="all")
+        told += [Fields.of({**body, "workflow_job": job}) for job in jobs]
+    failed = [one.inner("workflow_job") for one in told if _is_failed(one)]
+    deployments = yield from _deployments(home, {str(job.raw("head_sha")) for job in failed})
+    for one_job in told:
+        gathering.take("workflow_job", {**one_job.plain(), **_deployment(one_job, deployments)})
     return gathering.all()
+
+
+def _is_failed(told: Fields) -> bool:
+    return told.inner("workflow_job").raw("conclusion") in _FAILED
+
+
+def _deployments(home: str, shas: Collection[str]) -> Asking[dict[str, object] | None]:
+    """The environments that jobs of these commits deployed to, by the job; None where that is not for us to see.
+
+    https://docs.github.com/en/rest/deployments/deployments#list-deployments: webhooks tell, the API's jobs do not. The
+    statuses of a deployment have the address of the job that made it.
+    """
+    found: dict[str, object] = {}
+    for sha in sorted(shas):
+        reply = yield replace(get(f"{home}/deployments", sha=sha, per_page=PAGE), takes=_is_unseen)
+        if _is_unseen(reply):
+            return None
+        for deployment in decode_objects(reply.body):
+            path = f"{home}/deployments/{number(deployment.identity('id'), 'id')}/statuses"
+            for status in decode_objects((yield get(path, per_page=PAGE)).body):
+                page = status.text("log_url") or status.text("target_url") or ""
+                found[page.rpartition("/job/")[2]] = deployment.raw("environment")
+    return found
+
+
+def _is_unseen(reply: Reply) -> bool:
+    return reply.status in _UNSEEN and judge(reply) is None and retry_after(reply) is None
+
+
+def _deployment(told: Fields, deployments: Mapping[str, object] | None) -> Mapping[str, object]:
+    """What a webhook says beside a job that deploys."""
+    if deployments is None:
+        return {"deployment": UNKNOWN_DEPLOYMENT} if _is_failed(told) else {}
+    environment = deployments.get(told.inner("workflow_job").maybe_identity("id") or "")
+    return {} if environment is None else {"deployment": {"environment": environment}}
 
 
 def _runs(actions: str, since: str) -> Asking[list[Fields]]:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from connectors.platforms.acting import PAGE, Asking, Send, Talk, answered, conversation
 from connectors.platforms.asking import number, segments
 from connectors.platforms.calls.gitlab import judge, project
-from connectors.platforms.past import MOST_LISTED, Gathering, Hook, Read, Recent, iso
+from connectors.platforms.past import LONGEST_RUN, MOST_LISTED, UNKNOWN_DEPLOYMENT, Gathering, Hook, Read, Recent, iso
 from connectors.platforms.reading import Fields, decode_objects
 from models.records.errors import MalformedPayload
 
@@ -47,6 +47,7 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
         return gathering.all()
     whole = answered((yield _get(home)))
     requests: dict[str, Fields | None] = {}
+    deployments = yield from _deployments(home, since)
     for listed in pipelines:
         path = f"{home}/pipelines/{number(listed.identity('id'), 'id')}"
         pipeline = answered((yield _get(path)))
@@ -55,6 +56,7 @@ def _recent(name: str, since: datetime, read: Read) -> Asking[Recent]:
             requests[asked] = yield from _request(f"{home}/merge_requests/{asked}")
         told = _Told(whole, pipeline, of_request=asked is not None, request=requests.get(asked or ""))
         jobs = yield from _listed(f"{path}/jobs", include_retried="true")
+        jobs = [Fields({**job.plain(), "environment": _environment(job, deployments)}) for job in jobs]
         gathering.take("pipeline", told.pipeline(jobs))
         for job, retries in _with_retries(jobs):
             gathering.take("build", told.job(job, retries))
@@ -68,11 +70,11 @@ class _Told:
         self._whole = whole
         self._pipeline = pipeline
         self._ref = pipeline.raw("ref")
-        # Whether it comes from a fork is told by its merge request; by one that cannot be seen it is not.
-        self._request: dict[str, object] = {"merge_request": request}
+        self._request: object = request
         if of_request:
             self._ref = request.raw("source_branch") if request is not None else None
-            self._request = {"merge_request": request} if request is not None else {}
+            # Its merge request tells whether it comes from a fork; where nobody may see that, it counts as one.
+            self._request = request or {"source_project_id": None, "target_project_id": whole.raw("id")}
 
     def pipeline(self, jobs: Collection[Fields]) -> dict[str, object]:
         pipeline = self._pipeline
@@ -85,13 +87,12 @@ class _Told:
             "user": pipeline.inner("user"),
             "commit": {"author": {"name": author}},
             "builds": [job.plain() for job in jobs],
-            **self._request,
+            "merge_request": self._request,
         }
 
     def job(self, job: Fields, retries: int) -> dict[str, object]:
         commit, runner = job.inner("commit"), job.inner("runner")
         author = {"author_name": commit.raw("author_name"), "author_email": commit.raw("author_email")}
-        environment = {"environment": job.raw("environment")} if "environment" in job else {}
         return {
             **{ours: job.raw(theirs) for ours, theirs in _JOB.items()},
             "ref": self._ref,
@@ -102,8 +103,36 @@ class _Told:
             "project": self._whole,
             "commit": {"name": self._pipeline.raw("name"), **author},
             "runner": {"description": runner.raw("description"), "tags": job.raw("tag_list")} if runner else None,
-            **environment,
+            "environment": job.raw("environment"),
         }
+
+
+def _deployments(home: str, since: datetime) -> Asking[dict[str, object] | None]:
+    """The environments that jobs deployed to of late, by the job; None where that is not for us to see.
+
+    https://docs.gitlab.com/api/deployments/#list-project-deployments: the API's jobs do not tell, those of webhooks do
+    """
+    query = {"updated_after": iso(since - LONGEST_RUN), "order_by": "updated_at", "per_page": PAGE}
+    found: dict[str, object] = {}
+    for page in range(1, MOST_LISTED // PAGE + 1):
+        ask = _get(f"{home}/deployments", {**query, "page": page})
+        reply = yield replace(ask, takes=lambda reply: reply.status in _UNSEEN)
+        if reply.status in _UNSEEN:
+            return None
+        some = decode_objects(reply.body)
+        for one in some:
+            found[one.inner("deployable").maybe_identity("id") or ""] = one.inner("environment").raw("name")
+        if len(some) < PAGE:
+            break
+    return found
+
+
+def _environment(job: Fields, deployments: Mapping[str, object] | None) -> object:
+    """What a webhook would name as the environment of a job."""
+    if deployments is None:
+        return UNKNOWN_DEPLOYMENT if job.raw("status") == "failed" else None
+    name = deployments.get(job.maybe_identity("id") or "")
+    return None if name is None else {"name": name, "action": "start"}
 
 
 def _with_retries(jobs: Collection[Fields]) -> list[tuple[Fields, int]]:

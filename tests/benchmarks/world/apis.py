@@ -129,11 +129,13 @@ class Lab:
         assert isinstance(state, RunState), state
         return state
 
-    def ask(self, platform: str, step: Send, *, credential: str | None = None) -> Reply | Silence:
+    def ask(
+        self, platform: str, step: Send, *, credential: str | None = None, login: Mapping[str, str] | None = None
+    ) -> Reply | Silence:
         """The answer to one request."""
         file = PLATFORMS[platform]
         (kind,) = file.logins
-        login = file.login(Credential(kind, credential or self.credentials[platform]))
+        login = login or file.login(Credential(kind, credential or self.credentials[platform]))
         path = step.path if step.up else _BASES[platform] + step.path
         asked = Asked(path, {**step.headers, **login, **file.api_headers}, step.method, step.body)
         answer = self.api.answer(asked)

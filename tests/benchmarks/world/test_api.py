@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks.world import truth
 from benchmarks.world.deliveries import Delivery
@@ -17,12 +19,13 @@ from benchmarks.world.records import Ending, What
 from benchmarks.world.sim import ALL, Habits, Outage
 from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import Asked
-from connectors.platforms import PLATFORMS
+from connectors.platforms import PLATFORMS, github_app
 from connectors.platforms.acting import Send
 from connectors.platforms.asking import Reply
 from connectors.platforms.calls import github_past as github
 from connectors.platforms.github import GitHub
 from connectors.platforms.past import Hook
+from connectors.platforms.rights import Rights
 from models.records.calls import (
     Ambiguous,
     Cancel,
@@ -39,6 +42,7 @@ from models.records.calls import (
 )
 from models.records.event import FAILING, OPEN, Outcome
 from tests.benchmarks.world.apis import CREDENTIALS, Lab, about, rerun_of
+from tests.connectors.platforms.acts import hold
 from tests.connectors.platforms.calls import description
 
 each_platform = pytest.mark.parametrize("platform", sorted(PLATFORMS))
@@ -428,3 +432,36 @@ def test_what_a_credential_lacks_is_told_at_the_start(platform: str) -> None:
         assert reader.missing == ("actions=write",)
     assert not lab.site.acts
     assert not lab.site.invalid
+
+
+def test_an_app_is_given_tokens_that_open_one_repository_for_what_was_asked_for() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    lab = Lab(credentials={**CREDENTIALS, "github.act": "doer", "github.app": "Iv1.guard"})
+    attempt, job = lab.failed("github", kind="flaky")
+    call = rerun_of(attempt, job)
+    others = [one.full_name for one in lab.world.runs if one.platform == "github" and one is not attempt.run.repository]
+
+    def given(identity: str, name: str, **permissions: str) -> Any:
+        app = github_app.app(identity, pem)
+        talk = github_app.token(app, name, lab.now(), permissions or github_app.ACTING)
+        return hold(talk, lambda step: lab.ask("github", step, login=step.headers)).ended
+
+    token = given("Iv1.guard", call.repository)
+    assert token.repositories == (call.repository,)
+    assert lab.act(call, credential=given("Iv1.guard", others[0]).value).refusal is Refusal.NOT_FOUND
+    assert (
+        lab.act(call, credential=given("Iv1.guard", call.repository, actions="read").value).refusal
+        is Refusal.PERMISSION
+    )
+    assert isinstance(lab.act(call, credential=token.value), Done)
+    assert given("Iv1.other", call.repository).refusal is Refusal.LOGIN
+    assert given("Iv1.guard", "acme/nowhere").refusal is Refusal.NOT_FOUND
+    assert given("Iv1.guard", call.repository, secrets="write").refusal is Refusal.PERMISSION
+    lab.at += 3600 * lab.clock.speed
+    assert lab.act(call, credential=token.value).refusal is Refusal.LOGIN
+    rights = hold(
+        github_app.rights(github_app.app("Iv1.guard", pem), call.repository, lab.now(), ["rerun", "comment"]),
+        lambda step: lab.ask("github", step, login=step.headers),
+    ).ended
+    assert rights == Rights("pipeline-guard")

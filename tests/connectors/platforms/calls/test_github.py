@@ -245,6 +245,8 @@ def test_what_happened_of_late_is_told_as_the_webhooks_tell_it() -> None:
         f"{home}/actions/runs/1/attempts/1": first,
         f"{home}/actions/runs/1/jobs": jobs,
         f"{home}/actions/runs/3/jobs": {"jobs": []},
+        f"{home}/deployments": [{"id": 9, "environment": "production"}],
+        f"{home}/deployments/9/statuses": [{"log_url": "https://github.com/acme/shop/actions/runs/1/job/29002"}, {}],
     }
     since = datetime(2026, 4, 1, tzinfo=UTC)
     talk = ASKED.recent("acme/shop", since, "main")
@@ -253,14 +255,17 @@ def test_what_happened_of_late_is_told_as_the_webhooks_tell_it() -> None:
     assert [(e.pipeline_id, e.job_id, e.metadata.attempt, e.event_type) for e in held.ended.events] == [
         ("1", None, 2, EventType.FAILED),
         ("1", None, 1, EventType.FAILED),
-        ("1", "29001", 1, EventType.FAILED),
-        ("1", "29002", 2, EventType.FAILED),
         ("2", None, 1, EventType.COMPLETED),
         ("3", None, 1, EventType.STARTED),
+        ("1", "29001", 1, EventType.FAILED),
+        ("1", "29002", 2, EventType.FAILED),
     ]
     assert parse_qs(urlsplit(held.sent[0].path).query)["created"] == [">=2026-03-31T00:00:00Z"]
     assert parse_qs(urlsplit(held.sent[3].path).query)["filter"] == ["all"]
-    assert len(held.sent) == 5
+    assert len(held.sent) == 7
+    deploys = {event.job_id: event.metadata.is_deploy for event in held.ended.events if event.job_id}
+    assert deploys == {"29001": False, "29002": True}
+    assert {event.metadata.environment for event in held.ended.events} == {None, "production"}
 
 
 def test_where_nothing_ran_one_question_is_enough() -> None:
@@ -292,3 +297,33 @@ def test_more_runs_than_are_listed_are_asked_for_by_when_they_were_created() -> 
     assert not held.ended.cut
     last = [iso(first + timedelta(minutes=n)) for n in (1500, 501)]
     assert asked == [">=2026-03-31T00:00:00Z", *(f"2026-03-31T00:00:00Z..{at}" for at in last)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "deploys"),
+    [(says(200, []), False), (says(403), True), (says(404), True)],
+    ids=["none", "forbidden", "not there"],
+)
+def test_a_failed_job_deploys_where_nobody_may_see_whether_it_does(answer: Reply, deploys: bool) -> None:
+    def answering(step: Send) -> Reply:
+        if "/deployments" in step.path:
+            return answer
+        jobs = [_job(29001, 1, "failure"), _job(29002, 1, "success")]
+        runs = [_recent_run(1, "failure", run_attempt=1)]
+        return says(200, {"workflow_runs": runs, "jobs": jobs, "full_name": "acme/shop"})
+
+    held = hold(ASKED.recent("acme/shop", datetime(2026, 4, 1, tzinfo=UTC), "main"), answering)
+    told = {event.job_id: event.metadata.is_deploy for event in held.ended.events if event.job_id}
+    assert told == {"29001": deploys, "29002": False}
+
+
+def test_a_rate_limit_is_no_answer_to_what_deploys() -> None:
+    def answering(step: Send) -> Reply:
+        if "/deployments" in step.path:
+            return says(403, {"message": "API rate limit exceeded"}, x_ratelimit_remaining="0")
+        jobs = [_job(29001, 1, "failure")]
+        runs = [_recent_run(1, "failure", run_attempt=1)]
+        return says(200, {"workflow_runs": runs, "jobs": jobs, "full_name": "acme/shop"})
+
+    held = hold(ASKED.recent("acme/shop", datetime(2026, 4, 1, tzinfo=UTC), "main"), answering)
+    assert isinstance(held.ended, Unavailable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.connectors.platforms.calls import description
 OTHERS = {
     "GET /repos/acme/shop",
     "GET /repos/acme/shop/actions/runs/17001/attempts/1",
+    "GET /repos/acme/shop/deployments",
+    "GET /repos/acme/shop/deployments/9/statuses",
     "GET /repos/acme/shop/hooks/3",
     "GET /repos/acme/shop/actions/runs",
     "GET /repos/acme/shop/issues",
@@ -26,6 +29,13 @@ OTHERS = {
     f"POST /repos/acme/shop/commits/{'a' * 40}/comments",
 }
 """What we ask besides, which the description that is here was not cut to."""
+
+
+def _past(step: Send, run: Any) -> Any:
+    if "/deployments" in step.path:
+        return [{"id": 9}]
+    job = {"id": 1, "conclusion": "failure", "head_sha": "a" * 40}
+    return {"jobs": [job], "workflow_runs": [run]} if "?" in step.path else run
 
 
 def _requests() -> Iterator[Send]:
@@ -44,7 +54,7 @@ def _requests() -> Iterator[Send]:
     run = github_run(repository={"full_name": "acme/shop"}, run_attempt=2)
     yield from hold(
         GitHub().recent("acme/shop", datetime(2026, 4, 1, tzinfo=UTC), "main"),
-        lambda step: says(200, {"jobs": [], "workflow_runs": [run]} if "?" in step.path else run),
+        lambda step: says(200, _past(step, run)),
     ).sent
 
 

@@ -44,7 +44,7 @@ def job(number: int, **changes: Any) -> dict[str, Any]:
     return {**named, **times, **said, "commit": {"author_name": "Ada"}, **changes}
 
 
-def gitlab(request: Any = None, **changes: Any) -> tuple[list[Event], Held]:
+def gitlab(request: Any = None, deployments: Any = (), **changes: Any) -> tuple[list[Event], Held]:
     """What is told of one pipeline that was retried; `changes` are of it, `request` is its merge request."""
     answers = {
         PROJECT: {
@@ -57,6 +57,7 @@ def gitlab(request: Any = None, **changes: Any) -> tuple[list[Event], Held]:
         f"{PROJECT}/pipelines/5": pipeline(5, **changes),
         f"{PROJECT}/pipelines/5/jobs": [job(11), job(10), job(9, started_at=None, status="skipped")],
         f"{PROJECT}/merge_requests/3": request,
+        f"{PROJECT}/deployments": None if deployments is None else list(deployments),
     }
     held = asked("gitlab", "acme/tools/shop", answers)
     return held.ended.events, held
@@ -70,9 +71,9 @@ def test_a_pipeline_of_a_merge_request_has_its_branch_and_tells_a_fork() -> None
     assert sum("merge_requests" in step.path for step in held.sent) == 1
 
 
-def test_of_a_merge_request_that_cannot_be_seen_nobody_knows_whether_it_is_a_fork() -> None:
+def test_a_merge_request_that_cannot_be_seen_counts_as_a_forks() -> None:
     events, _ = gitlab(None, ref="refs/merge-requests/3/head", source="merge_request_event")
-    assert events[0].metadata.is_fork is None
+    assert events[0].metadata.is_fork is True
     assert {event.metadata.branch for event in events} == {None}
 
 
@@ -90,9 +91,20 @@ def test_executions_of_a_job_are_counted_as_gitlab_counts_its_retries() -> None:
     assert {event.metadata.outcome for event in events if event.job_id in {"10", "11"}} == {Outcome.ERRORED}
 
 
-def test_whether_a_job_deploys_is_not_known_where_the_api_does_not_say() -> None:
-    events, _ = gitlab()
-    assert {event.metadata.is_deploy for event in events if event.job_id} == {None}
+def test_whether_a_job_deploys_is_told_by_the_deployments() -> None:
+    events, _ = gitlab(deployments=[{"environment": {"name": "live"}, "deployable": {"id": 11}}])
+    told = {event.job_id: (event.metadata.is_deploy, event.metadata.environment) for event in events if event.job_id}
+    assert told == {"9": (False, None), "10": (False, None), "11": (True, "live")}
+    assert events[0].metadata.is_deploy is True, "so does the pipeline"
+
+
+def test_where_deployments_cannot_be_seen_what_failed_counts_as_one() -> None:
+    events, _ = gitlab(deployments=None)
+    assert {event.job_id: event.metadata.is_deploy for event in events if event.job_id} == {
+        "9": False,
+        "10": True,
+        "11": True,
+    }
 
 
 @pytest.mark.parametrize(
