@@ -228,7 +228,7 @@ def _healers(settings: Path, count: int) -> Iterator[None]:
 
 def _write_settings(path: Path, servers: Rig, database: str, port: int, args: argparse.Namespace) -> None:
     first = free_ports(2 * args.healers)
-    scaled = {name: round(ms / args.speed) for name, ms in (("probe", 60_000), ("drain", 300_000), ("crowd", 300_000))}
+    scaled = {name: round(ms / args.speed) for name, ms in (("probe", 60_000), ("drain", 180_000), ("crowd", 300_000))}
     told = {"redis": servers.valkey.url, "postgres": database, "metrics": first, "api": first + args.healers}
     text = _SETTINGS.format(**told, **scaled)
     for name, value in _CREDENTIALS.items():
