@@ -86,9 +86,9 @@ def _over(postgres: str, client: Any, cases: int) -> bool:
 def test_no_act_is_done_twice_and_none_is_lost_whatever_is_killed(
     own_ground: Ground, own_postgres: EmbeddedPostgres, own_valkey: EmbeddedValkey, rng: random.Random, seed: int
 ) -> None:
-    town = Town(seed=seed)
+    town = Town(seed=seed, repositories=800 if _LONG else 200)
     postgres = own_ground.postgres_url
-    rows = town.failures(12 * KILLS)
+    rows = town.failures(5 * KILLS + 60)
     rng.shuffle(rows)
     kills: dict[str, int] = {}
     town.faults(0.2, _QUICK)
