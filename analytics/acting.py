@@ -48,6 +48,7 @@ class Due(NamedTuple):
     call: Call
     decision: DecisionRow
     probe: bool
+    waited: bool  # for an incident to end
 
 
 @dataclass(slots=True)
@@ -223,7 +224,7 @@ class Acting:
             {},
             doing.origin,
         )
-        return _Act(Due(identity, call, row, case.probe), earlier, (), now_ms, case.incident)
+        return _Act(Due(identity, call, row, case.probe, case.incident is not None), earlier, (), now_ms, case.incident)
 
     def _ruling(self, case: _Case, calls: tuple[Call, ...], now_ms: float) -> Ruling:
         row, reruns = case.decision, any(isinstance(call, RERUNS) for call in calls)

@@ -94,7 +94,7 @@ class Score(NamedTuple):
     missed: int
     minutes: float
     in_outage: int  # reruns of what the outage failed that were asked for while it went on
-    drained_seconds: float | None  # after the outage's end, until the last of what it failed was run again
+    drained_seconds: float | None  # after the outage's end, until the last of what waited then was run again
     held: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
 
@@ -144,7 +144,6 @@ class Place:
 
     def score(self, extra: Mapping[str, Any]) -> Score:
         """How it stands at the end."""
-        ends = sum(self.scene.outage) if self.scene.outage is not None else 0.0
         counts = truth.counts(self.site, self.at)
         reruns = [act for act in self.site.acts if act.what == "rerun"]
         minutes = sum(_minutes(act.after, self.at) for act in reruns)
@@ -158,7 +157,7 @@ class Place:
             counts["missed"],
             round(minutes, 1),
             sum(begins <= act.at < begins + length for act in struck),
-            max((act.at for act in struck), default=ends) - ends if self.scene.outage else None,
+            extra.get("drained_seconds"),
             extra.get("held", {}),
             extra.get("refused", {}),
         )
@@ -208,6 +207,7 @@ class Guard:
         self._later: list[tuple[float, int, int, Entry]] = []
         self._troubles: dict[tuple[str, str], list[Trouble]] = {}
         self._order = 0
+        self._drained_seconds: float | None = None
 
     def run(self) -> Score:
         """Let the world go by; what came of it."""
@@ -232,6 +232,7 @@ class Guard:
             {
                 "held": dict(self.acting.held),
                 "refused": dict(self.acting.refused),
+                "drained_seconds": self._drained_seconds,
             }
         )
 
@@ -331,9 +332,18 @@ class Guard:
             return
         result = self.place.hold(talk, call.platform)
         done = isinstance(result, Done)
+        self._note_drained(due)
         self.acting.settled(due, happened=done, made=msgspec.to_builtins(result) if done else None)
         if done and isinstance(call, RERUNS):
             self._tell_shard(due, now)
+
+    def _note_drained(self, due: Due) -> None:
+        """Note when something was run again that waited for the end of the outage."""
+        if self.place.scene.outage is None:
+            return
+        ends = sum(self.place.scene.outage)
+        if self.place.clock.at(due.decision.at_ms / 1000) < ends <= self.place.at and due.waited:
+            self._drained_seconds = self.place.at - ends
 
     def _tell_shard(self, due: Due, now: float) -> None:
         row, call = due.decision, due.call

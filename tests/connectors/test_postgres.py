@@ -324,7 +324,6 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "hooks": 0,
         "quarantines": 0,
         "redeliveries": 0,
-        "quarantines": 0,
         "acts": 0,
         "healing": 0,
         "budgets": 0,

@@ -37,8 +37,7 @@ RUNNING: Final = RunState(outcome=Outcome.RUNNING, attempt=2)
 CANCELLED: Final = RunState(outcome=Outcome.CANCELLED, attempt=2)
 RERUN: Final = calls("github")["rerun_failed"]
 CANCEL: Final = calls("github")["cancel"]
-ABOUT: Final[dict[str, Any]] = {"platform": "github", "instance": "main", "repository": "acme/shop", "pipeline_id": "1"}
-NOTIFY: Final = Notify(**ABOUT, title="t", body="b")
+NOTIFY: Final = Notify(platform="github", instance="main", repository="acme/shop", pipeline_id="1", title="t", body="b")
 
 
 class World:
@@ -93,7 +92,7 @@ class World:
         return self.said
 
     async def set_aside(self, _case: Case, _call: Quarantine) -> Result:
-        """Note it."""
+        """Write the row."""
         self.log.append("set aside")
         return Done()
 
@@ -398,9 +397,13 @@ def test_what_is_not_ours_any_more_is_not_asked_for() -> None:
 def test_what_no_platform_or_credential_can_do_is_dropped() -> None:
     elsewhere = calls("gitlab")["rerun"]
     assert settled(World().carry_out(elsewhere)) == (ActState.DROPPED, Why.NO_ACTION)
-    unknown = Carrier(
-        World(), {}, notify=World().notify, set_aside=World().set_aside, stopped=lambda: False, draw=lambda: 0.5
-    )
+    nobody: Any = {
+        "notify": World().notify,
+        "set_aside": World().set_aside,
+        "stopped": lambda: False,
+        "draw": lambda: 0.5,
+    }
+    unknown = Carrier(World(), {}, **nobody)
     fields: dict[str, Any] = dict.fromkeys(Act._fields) | {"call": RERUN, "action": "rerun", "state": ActState.INTENT}
     ended = asyncio.run(unknown.carry_out(cast("Case", None), Act(**fields)))
     assert settled(ended) == (ActState.DROPPED, Why.NO_ACTION)
@@ -439,12 +442,32 @@ def test_people_who_cannot_be_told_now_are_told_later_and_at_last_not() -> None:
     assert world.carry_out(NOTIFY) == Later(Why.STOPPED, 5.0)
 
 
-def test_a_job_is_put_aside_without_asking_any_platform() -> None:
-    call = Quarantine(**ABOUT, workflow="CI", job_name="test", hours=24, why="flaky")
+QUARANTINE: Final = Quarantine(
+    platform="github",
+    instance="main",
+    repository="acme/shop",
+    pipeline_id="1",
+    workflow="CI",
+    job_name="test",
+    hours=24,
+    why="FlakyTest: it flips",
+)
+
+
+def test_what_is_set_aside_is_a_row_of_ours_written_again_after_a_crash() -> None:
     world = World()
-    assert settled(world.carry_out(call)) == (ActState.DONE, None)
-    assert world.log == ["asking", "set aside"]
-    assert settled(world.carry_out(call, asked=NOW, tries=1)) == (ActState.DONE, None)
+    assert settled(world.carry_out(QUARANTINE)) == (ActState.DONE, None)
+    assert settled(world.carry_out(QUARANTINE, asked=NOW, tries=1)) == (ActState.DONE, None)
+    assert world.log == ["asking", "set aside", "set aside"]
+    world.ours = False
+    assert world.carry_out(QUARANTINE) is None
     world.stopped = True
-    assert world.carry_out(call) == Later(Why.STOPPED, 5.0)
-    assert world.log.count("set aside") == 2
+    assert world.carry_out(QUARANTINE) == Later(Why.STOPPED, 5.0)
+
+
+@pytest.mark.parametrize("name", ["comment", "open_issue", "clear_caches"])
+def test_what_does_not_move_the_run_is_asked_for_without_reading_it(name: str) -> None:
+    world = World()
+    call = next(call for call in calls("github").values() if call.name == name)
+    assert settled(world.carry_out(call)) == (ActState.DONE, None)
+    assert "read" not in world.log

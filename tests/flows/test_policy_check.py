@@ -79,7 +79,12 @@ def test_it_says_what_would_be_decided(guard: Guard, policy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("platform", "action"),
-    [("github", "rerun_failed"), ("gitlab", "rerun_job"), ("jenkins", "rerun_failed"), ("circleci", "rerun_from_failed")],
+    [
+        ("github", "rerun_failed"),
+        ("gitlab", "rerun_job"),
+        ("jenkins", "rerun_failed"),
+        ("circleci", "rerun_from_failed"),
+    ],
 )
 def test_each_platform_is_asked_for_what_it_can(guard: Guard, platform: str, action: str) -> None:
     said = _asked(guard, "acme/web:main:test", "--platform", platform)
