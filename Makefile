@@ -1,6 +1,6 @@
 # Python 3.11 or 3.12 and make are all that a machine must have; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test bench bench-quick format proto lock clean
+.PHONY: help install demo check test faults-long bench bench-quick format proto lock clean
 
 # Every one on the PATH is run to see: a pyenv shim may stand for nothing, and Debian's may come without venv.
 PYTHON ?= $(shell IFS=:; for name in python3.12 python3.11 python3 python; do for dir in $$PATH; do \
@@ -32,6 +32,9 @@ check: install  ## lint, types, import rules
 
 test: install  ## every test, on real embedded servers
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+faults-long: install  ## the healer through 200 random kills under every fault of the platforms; some ten minutes
+	GUARD_TEST_HEALER_KILLS=200 $(BIN)/pytest -n 0 -s tests/faults/test_healer.py $(ARGS)
 
 bench: install  ## every benchmark in full, and docs/benchmarks.md of it (leave the machine alone meanwhile)
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -62,6 +62,10 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.log_reading --rate 50 --seconds 60 --readers 2",
         "benchmarks.log_reading --rate 10 --seconds 5 --readers 1",
     ),
+    "heal_latency": Case(
+        "benchmarks.heal_latency --rate 50 --seconds 60", "benchmarks.heal_latency --rate 10 --seconds 5"
+    ),
+    "outage": Case("benchmarks.outage", "benchmarks.outage --repositories 100 --outage 600 --pushes 0.5 --speed 30"),
     "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
     "archive": Case("benchmarks.archive_speed", "benchmarks.archive_speed --events 20000 --rounds 1"),
     "backtest": Case("benchmarks.backtest_speed --events 1000000", "benchmarks.backtest_speed --events 20000"),
@@ -107,6 +111,8 @@ def _summary(line: Mapping[str, Any]) -> str:
         "took_ms",
         "found",
         "missed",
+        "of_twice",
+        "drained_seconds",
     )
     shown = ", ".join(f"{name} {line[name]}" for name in names if name in line)
     return f"{line['case']} {line.get('subject', '')}: {shown}"

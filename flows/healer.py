@@ -136,6 +136,19 @@ class Healer:
             _log.error("a case could not be served", exc_info=error)  # its lease runs out, and it is taken again
 
     async def _serve(self, taken: Taken) -> None:
+        keeping = asyncio.create_task(self._keep(taken.case))
+        try:
+            await self._carried_out(taken)
+        finally:
+            await _cancelled([keeping])
+
+    async def _keep(self, case: Case) -> None:
+        """Have the case for as long as it takes: a platform may be slow, and what happened is found out in no hurry."""
+        while True:
+            await asyncio.sleep(self._books.lease_seconds / 3)
+            await self._books.renew(case)
+
+    async def _carried_out(self, taken: Taken) -> None:
         case = taken.case
         for i, act in enumerate(taken.acts):
             if i and not await self._books.renew(case):
@@ -171,7 +184,8 @@ class Healer:
     async def _settled(self, case: Case, act: Act, settled: Settled) -> None:
         """Write down what came of an act, then tell its shard."""
         asked = await self._books.insist(
-            lambda ledger: ledger.settle(case, act, settled.state, settled.reason, settled.result, healer=self._name)
+            lambda ledger: ledger.settle(case, act, settled.state, settled.reason, settled.result, healer=self._name),
+            durable=True,
         )
         if asked is None:
             return

@@ -79,7 +79,7 @@ class HoldRules(NamedTuple):
     probe_seconds: float = 60.0  # between two probes
     passes: int = 2  # so many in a row say that it is over
     failures: int = 2  # so many in a row after that say that it is not
-    drain_seconds: float = 300.0  # over which what waited comes back
+    drain_seconds: float = 180.0  # over which what waited comes back
 
 
 class Crowd(NamedTuple):

@@ -392,7 +392,7 @@ def case(**changes: Any) -> Case:
     job = {"workflow": "CI", "job_name": "test", "signature": "dns", "category": "network", "failure_id": "f"}
     fields: dict[str, Any] = dict.fromkeys(Case._fields)
     fields |= {"mode": "act", "platform": "github", "instance": "hub", "repository": "acme/shop", "branch": "main"}
-    return Case(**{**fields, "action": "rerun_failed", "jobs": (job,), **changes})
+    return Case(**{**fields, "action": "rerun_failed", "calls": (rerun(1),), "jobs": (job,), **changes})
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class Lab:
         credentials: Mapping[str, str] | None = None,
         speed: float = 60.0,
         epoch: float = 1_763_900_000.0,
+        repositories: int = 16,
     ) -> None:
         platforms: dict[str, PlatformName] = {
             "hub": "github",
@@ -52,7 +53,9 @@ class Lab:
         }
         usual = Habits(pushes_per_second=1 / 20, reruns=0.0)
         self.clock = Clock(epoch, speed)
-        self.world = World(settle(platforms, seed=seed, count=16), habits or usual, seed=seed, outages=outages)
+        self.world = World(
+            settle(platforms, seed=seed, count=repositories), habits or usual, seed=seed, outages=outages
+        )
         self.credentials = dict(credentials or CREDENTIALS)
         self.posted: deque[Posted] = deque()
         self.again: list[Posted] = []
