@@ -132,7 +132,7 @@ class Acting:
         """Note what came of an act; of a probe it says whether the incident is over."""
         act = self.acts.get(row.act_id)
         hold = self._holds.get(act.incident) if act is not None and act.incident is not None else None
-        if act is None or hold is None or row.outcome in ("overtaken", "unseen") or act.asked_ms < hold.since_ms:
+        if act is None or hold is None or row.outcome not in ("passed", "failed_same") or act.asked_ms < hold.since_ms:
             return
         if act.due.probe or not hold.held:
             hold.results.append(row.outcome == "passed")
