@@ -32,11 +32,13 @@ from analytics.policy.rules import Mode, Policy, Subject, least_mode, names_of
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
+from models.records.errors import UnknownSchema
 from models.records.event import uuid5_text
 from models.records.ledger import ActState, Earlier, Standing, Why
 from models.records.outputs import Verdict
 
 _RATIO_KEPT_SECONDS: Final = 10.0
+_LATER_RELEASE_SECONDS: Final = 600.0
 
 
 class Taken(NamedTuple):
@@ -88,7 +90,10 @@ class Claimer:
             case = await self._ledger.take()
             if case is None:
                 return None
-            acts = await self._ledger.acts(case.case_id)
+            try:
+                acts = await self._ledger.acts(case.case_id)
+            except UnknownSchema:  # begun by a later release, which may come back
+                return await self._held(case, (), Hold(Why.NO_ACTION, case.now + _LATER_RELEASE_SECONDS))
             if any(act.state is ActState.INTENT and act.asked is not None for act in acts):
                 return await self._ours(case, acts)  # somebody died over it: it is found out, whatever else holds
             return await self._judged(case, acts)

@@ -316,6 +316,14 @@ def test_a_call_that_no_platform_knows_is_refused(database: str) -> None:
     assert why(database) is Why.NO_ACTION
 
 
+def test_what_a_later_release_began_is_left_to_it(database: str, rows: Connection) -> None:
+    decide(database, act(1))
+    claimed(database, lease_seconds=0.0)
+    rows.execute('UPDATE guard.acts SET call = \'{"call": "teleport"}\'')
+    assert why(database) is Why.NO_ACTION
+    assert (standing(rows, 1), acts(rows)) == (("waiting", "no_action"), [("1", "intent", None)])
+
+
 # --- incidents
 
 
