@@ -22,6 +22,7 @@ from analytics.guards import (
     Ruling,
     busy,
     charges,
+    crowd_over_seconds,
     crowded,
     most,
     origin_of,
@@ -238,16 +239,17 @@ class Claimer:
         if case.signature is None or not any(isinstance(call, RERUNS) for call in case.calls):
             return None
         there = {"instance": case.instance, "platform": case.platform}
-        known = await self._ledger.incidents(case.signature)
+        over_seconds = crowd_over_seconds(self._limits)
+        known = await self._ledger.incidents(case.signature, crowd_over_seconds=over_seconds)
         ours = [one for one in known if there.get(one.dimension, one.value) == one.value]
         found = min(ours, key=lambda incident: incident.over, default=None)
-        if (found is not None and not found.over) or case.probe:
+        if found is not None or case.probe:
             return found
         crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
         if crowded(crowd, self._limits):
             identity = uuid5_text("crowd", case.signature, str(case.now))
             return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
-        return found
+        return None
 
 
 def mode_now(case: Case, policy: Policy) -> Mode:

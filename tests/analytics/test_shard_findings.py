@@ -154,13 +154,17 @@ def _alive(log: Log, since_ms: int, until_ms: int) -> None:
         log.say(Outcome.PASSED, at + 10 * MINUTE, repository="org/other", pipeline_id=str(at), job_id=str(at))
 
 
+IMPATIENT = rulebooks.compose(detectors={"StuckJob": {"patience_unknown": "1h"}})
+"""Jobs that were never seen to end are given as long as others."""
+
+
 def test_a_stuck_job_is_raised_and_cleared_by_its_end() -> None:
     log = Log()
     log.say(Outcome.QUEUED, T0)
     log.say(Outcome.RUNNING, T0 + 10 * MINUTE)
     _alive(log, T0 + 10 * MINUTE, T0 + 80 * MINUTE)
     log.say(Outcome.PASSED, T0 + 90 * MINUTE)
-    said, shard = play(log.entries)
+    said, shard = play(log.entries, fresh(IMPATIENT))
     assert _found(said, "StuckJob") == [(0, "raised", 70 * 60), (1, "cleared", 90 * 60)]
     assert said.findings[0].message == "running for 60 minutes and no end was seen"
     assert msgspec.json.decode(said.findings[0].subject)["job_id"] == "job-1"
@@ -173,7 +177,7 @@ def test_a_job_that_waited_too_long_is_cleared_when_it_starts() -> None:
     _alive(log, T0, T0 + 70 * MINUTE)
     log.say(Outcome.RUNNING, T0 + 75 * MINUTE)
     _alive(log, T0 + 75 * MINUTE, T0 + 145 * MINUTE)
-    said, _ = play(log.entries)
+    said, _ = play(log.entries, fresh(IMPATIENT))
     assert _found(said, "StuckQueue") == [(0, "raised", 1800), (1, "cleared", 4500)]
     assert _found(said, "StuckJob") == [(0, "raised", 3600), (1, "cleared", 4500), (0, "raised", 135 * 60)]
     waited, let_in = (row for row in said.findings if row.detector == "StuckQueue")
@@ -205,7 +209,7 @@ def test_a_job_that_never_ends_is_let_go_after_a_day() -> None:
     log.say(Outcome.RUNNING, T0)
     _alive(log, T0, T0 + 24 * HOUR)
     said, shard = play(log.entries)
-    assert _found(said, "StuckJob") == [(0, "raised", 3600), (1, "cleared", 86400)]
+    assert _found(said, "StuckJob") == [(0, "raised", 6 * 3600), (1, "cleared", 86400)]
     assert not shard._runs._running
 
 
@@ -225,12 +229,12 @@ def test_queued_started_and_ended_in_any_order_leave_nothing_running(order: tupl
 def test_absence_proves_nothing_while_the_source_is_silent() -> None:
     log = Log()
     log.say(Outcome.RUNNING, T0)
-    log.heartbeats(T0, T0 + 3 * HOUR)
+    log.heartbeats(T0, T0 + 7 * HOUR)
     silent, shard = play(log.entries)
     assert silent.findings == []
     more = Log()
-    more.say(Outcome.PASSED, T0 + 3 * HOUR, repository="org/other")
-    more.heartbeats(T0 + 3 * HOUR, T0 + 3 * HOUR + 2 * MINUTE)
+    more.say(Outcome.PASSED, T0 + 7 * HOUR, repository="org/other")
+    more.heartbeats(T0 + 7 * HOUR, T0 + 7 * HOUR + 2 * MINUTE)
     said, _ = play(more.entries, shard)
     assert [row.state for row in said.findings] == ["raised"]
 
