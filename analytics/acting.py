@@ -25,6 +25,7 @@ from analytics.guards import (
     Refuse,
     Ruling,
     charges,
+    crowd_over_seconds,
     crowded,
     fits,
     origin_of,
@@ -292,11 +293,19 @@ class Acting:
         crowds = [i for i, hold in self._holds.items() if hold.crowd and hold.held and hold.signature == row.signature]
         if crowds:
             return crowds[0]
-        if not crowded(self._crowd(row.signature, now_ms), self._limits):
+        if self._just_over(row, now_ms) or not crowded(self._crowd(row.signature, now_ms), self._limits):
             return None
         identity = uuid5_text("crowd", row.signature, str(now_ms))
         self._hold(identity, row.signature, now_ms, crowd=True)
         return identity
+
+    def _just_over(self, row: DecisionRow, now_ms: float) -> str | None:
+        """The crowd whose last failures those of `row` are."""
+        since_ms = now_ms - crowd_over_seconds(self._limits) * 1000
+        known = self._holds.items()
+        return next(
+            (i for i, one in known if one.crowd and one.signature == row.signature and one.ended_ms > since_ms), None
+        )
 
     def _hold(self, incident_id: str, signature: str, now_ms: float, *, crowd: bool) -> _Hold:
         made = _Hold(signature, crowd, now_ms + self._rules.probe_seconds * 1000, now_ms)
@@ -321,7 +330,7 @@ class Acting:
             failures = [False] * self._rules.failures
             if hold.held and (not going_on or (len(tail) == self._rules.passes and all(tail))):
                 self._release(incident_id, hold, now_ms)
-            elif not (hold.held or hold.crowd) and going_on and hold.results[-self._rules.failures :] == failures:
+            elif not hold.held and going_on and hold.results[-self._rules.failures :] == failures:
                 hold.held, hold.results, hold.since_ms = True, [], now_ms
                 hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
             if hold.held and hold.next_probe_ms <= now_ms:

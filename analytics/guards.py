@@ -40,6 +40,7 @@ _DAY_MS: Final = 24 * HOUR_MS
 _BUSY_SECONDS: Final = 5.0
 _RATIO_SECONDS: Final = 60.0
 _CROWD_FACTOR: Final = 4.0
+_CROWD_OVER_FACTOR: Final = 6.0
 _SPREAD_SECONDS: Final = 60.0
 """What waits for a new hour comes back within so many seconds of it, not all at once."""
 
@@ -105,6 +106,14 @@ def rule(facts: Facts, limits: Limits) -> Ruling:
     """Whether a case may be acted on now, as far as it does not depend on budgets."""
     never = _never(facts, limits)
     return Refuse(never) if never is not None else _not_now(facts, limits) or Go()
+
+
+def crowd_over_seconds(limits: Limits) -> float:
+    """For so long after a crowd was said to be over what fails by its cause is its last: nothing new is held for it.
+
+    What began before its end fails after it. Should it not be over after all, the reruns tell (HoldRules.failures).
+    """
+    return _CROWD_OVER_FACTOR * limits.crowd_seconds
 
 
 def crowded(crowd: Crowd, limits: Limits) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
+
+import psycopg
 
 from connectors.postgres import AsyncConnection
 from models.records.ledger import HoldRules
@@ -114,9 +117,10 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
-        elif state == "over" and kind == "incident" and going_on and failed_again:
-            await connection.execute(_HOLD_AGAIN, about)
-            held_again.append(str(incident_id))
+        elif state == "over" and going_on and failed_again:
+            with suppress(psycopg.errors.UniqueViolation):  # another crowd of its cause is held already
+                await connection.execute(_HOLD_AGAIN, about)
+                held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)
     probes = await (await connection.execute(_PROBE, given)).fetchall()
     return Tended(

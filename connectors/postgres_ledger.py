@@ -126,11 +126,10 @@ class Ledger:
         }
         return [_earlier(row) for row in await self._rows(queries.EARLIER, given)]
 
-    async def incidents(self, signature: str) -> list[Incident]:
-        """Those that are going on with that signature."""
-        return [
-            Incident(str(row[0]), *row[1:]) for row in await self._rows(queries.INCIDENTS, {"signature": signature})
-        ]
+    async def incidents(self, signature: str, *, crowd_over_seconds: float) -> list[Incident]:
+        """Those that are going on with that signature, and crowds that are over no longer than that."""
+        given = {"signature": signature, "over": crowd_over_seconds}
+        return [Incident(str(row[0]), *row[1:]) for row in await self._rows(queries.INCIDENTS, given)]
 
     async def crowd(self, signature: str, *, within_seconds: float) -> Crowd:
         """How many repositories had that cause of late, since it was last said to be over."""

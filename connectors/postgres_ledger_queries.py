@@ -45,8 +45,10 @@ SELECT i.incident_id, i.signature, i.dimension, i.value, coalesce(h.state = 'ove
 FROM guard.open_incidents i LEFT JOIN guard.holds h USING (incident_id)
 WHERE i.signature = %(signature)s
 UNION ALL
-SELECT incident_id, signature, 'all', NULL, false, kind
-FROM guard.holds WHERE signature = %(signature)s AND kind = 'crowd' AND state = 'held'
+SELECT incident_id, signature, 'all', NULL, state = 'over', kind
+FROM guard.holds
+WHERE signature = %(signature)s AND kind = 'crowd'
+  AND (state = 'held' OR ended_at > clock_timestamp() - %(over)s * interval '1 s')
 """
 
 CROWD: Final = """

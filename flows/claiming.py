@@ -22,6 +22,7 @@ from analytics.guards import (
     Ruling,
     busy,
     charges,
+    crowd_over_seconds,
     crowded,
     most,
     origin_of,
@@ -32,11 +33,13 @@ from analytics.policy.rules import Mode, Policy, Subject, least_mode, names_of
 from connectors.platforms import PLATFORMS
 from connectors.postgres_ledger import Act, Case, Incident, Ledger, intents
 from models.records.calls import Call
+from models.records.errors import UnknownSchema
 from models.records.event import uuid5_text
 from models.records.ledger import ActState, Earlier, Standing, Why
 from models.records.outputs import Verdict
 
 _RATIO_KEPT_SECONDS: Final = 10.0
+_LATER_RELEASE_SECONDS: Final = 600.0
 
 
 class Taken(NamedTuple):
@@ -88,7 +91,10 @@ class Claimer:
             case = await self._ledger.take()
             if case is None:
                 return None
-            acts = await self._ledger.acts(case.case_id)
+            try:
+                acts = await self._ledger.acts(case.case_id)
+            except UnknownSchema:  # begun by a later release, which may come back
+                return await self._held(case, (), Hold(Why.NO_ACTION, case.now + _LATER_RELEASE_SECONDS))
             if any(act.state is ActState.INTENT and act.asked is not None for act in acts):
                 return await self._ours(case, acts)  # somebody died over it: it is found out, whatever else holds
             return await self._judged(case, acts)
@@ -233,16 +239,17 @@ class Claimer:
         if case.signature is None or not any(isinstance(call, RERUNS) for call in case.calls):
             return None
         there = {"instance": case.instance, "platform": case.platform}
-        known = await self._ledger.incidents(case.signature)
+        over_seconds = crowd_over_seconds(self._limits)
+        known = await self._ledger.incidents(case.signature, crowd_over_seconds=over_seconds)
         ours = [one for one in known if there.get(one.dimension, one.value) == one.value]
         found = min(ours, key=lambda incident: incident.over, default=None)
-        if (found is not None and not found.over) or case.probe:
+        if found is not None or case.probe:
             return found
         crowd = await self._ledger.crowd(case.signature, within_seconds=self._limits.crowd_seconds)
         if crowded(crowd, self._limits):
             identity = uuid5_text("crowd", case.signature, str(case.now))
             return Incident(identity, case.signature, "all", None, over=False, kind="crowd")
-        return found
+        return None
 
 
 def mode_now(case: Case, policy: Policy) -> Mode:

@@ -160,6 +160,21 @@ def test_a_crowd_is_over_when_probes_pass_or_it_has_lasted_too_long(database: st
     assert tend(database).released == [(INCIDENT, "too_long", 1)]
 
 
+def test_a_crowd_that_only_seemed_over_is_held_again_unless_another_is(database: str, rows: Connection) -> None:
+    held(database, rows, 1, kind="crowd")
+    came(rows, "passed", "passed")
+    tend(database)
+    came(rows, "failed_same", "failed_same", probe=False)
+    rows.execute(
+        "INSERT INTO guard.holds (incident_id, signature, kind, state, next_probe_at)"
+        " VALUES (gen_random_uuid(), %s, 'crowd', 'held', 'infinity')",
+        [SIGNATURE],
+    )
+    assert tend(database).held_again == []
+    rows.execute("DELETE FROM guard.holds WHERE incident_id <> %s", [INCIDENT])
+    assert tend(database).held_again == [INCIDENT]
+
+
 def test_a_cause_has_one_crowd_whoever_finds_it(database: str, rows: Connection) -> None:
     async def found() -> set[str]:
         async def one(number: int) -> str:

@@ -316,6 +316,14 @@ def test_a_call_that_no_platform_knows_is_refused(database: str) -> None:
     assert why(database) is Why.NO_ACTION
 
 
+def test_what_a_later_release_began_is_left_to_it(database: str, rows: Connection) -> None:
+    decide(database, act(1))
+    claimed(database, lease_seconds=0.0)
+    rows.execute('UPDATE guard.acts SET call = \'{"call": "teleport"}\'')
+    assert why(database) is Why.NO_ACTION
+    assert (standing(rows, 1), acts(rows)) == (("waiting", "no_action"), [("1", "intent", None)])
+
+
 # --- incidents
 
 
@@ -383,6 +391,22 @@ def test_a_crowd_waits_before_the_fleet_says_so(database: str, rows: Connection)
     assert {one.why for one in got if isinstance(one, Ruled)} == {Why.INCIDENT}
     assert len(got) == sum(isinstance(one, Ruled) for one in got)
     assert rows.execute("SELECT kind, state FROM guard.holds").fetchall() == [("crowd", "held")]
+
+
+def test_what_fails_in_the_wake_of_a_crowd_makes_no_other(database: str, rows: Connection) -> None:
+    limits = ROOMY._replace(crowd_repositories=5)
+    decide(database, *(act(number, 1, repository=f"org/{number}") for number in range(8)))
+    claimed(database, 8, limits=limits)
+    rows.execute("UPDATE guard.holds SET state = 'over', ended_at = clock_timestamp()")
+    decide(database, *(act(number, 1, repository=f"org/{number}") for number in range(10, 18)))
+    assert all(isinstance(one, Taken) for one in claimed(database, 8, limits=limits))
+    assert rows.execute("SELECT count(DISTINCT incident_id) FROM guard.acts").fetchone() == (
+        1,
+    )  # its reruns still tell
+    rows.execute("UPDATE guard.holds SET ended_at = clock_timestamp() - interval '31 min'")
+    decide(database, *(act(number, 1, repository=f"org/{number}") for number in range(20, 28)))
+    got = claimed(database, 8, limits=limits)
+    assert {one.why for one in got if isinstance(one, Ruled)} == {Why.INCIDENT}
 
 
 # --- the mode
