@@ -53,7 +53,7 @@ from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS, EventType, shard_of
 from models.records.event import Event as EventRecord
 from models.records.evidence import Evidence, Line, Reading
-from models.records.ledger import HoldRules
+from models.records.ledger import ActState, HoldRules, Why
 from models.records.payload import from_json
 from models.records.raw import RawEntry
 
@@ -192,7 +192,8 @@ class Guard:
 
     def __init__(self, scene: Scene, rulebook: Rulebook, limits: Limits, rules: HoldRules) -> None:
         self.place = Place(scene)
-        self.acting = Acting(limits, rules, seed=scene.seed)
+        caps = {name: platform.most_reruns for name, platform in PLATFORMS.items()}
+        self.acting = Acting(limits, rules, most_reruns=caps, seed=scene.seed)
         self._shards = [Shard(number, rulebook, lambda _digest: rulebook) for number in range(SHARDS)]
         self._fleet = Fleet()
         self._normaliser = Normaliser(Redactor(b"a key of the benchmarks"), bytes)
@@ -200,6 +201,7 @@ class Guard:
         self._positions = [0] * SHARDS
         self._later: list[tuple[float, int, int, Entry]] = []
         self._troubles: dict[tuple[str, str], list[Trouble]] = {}
+        self._minutes: dict[str, float] = {}  # that failures took
         self._order = 0
         self._last_released: float | None = None  # when the last of what had waited in an outage was run again
 
@@ -312,23 +314,29 @@ class Guard:
                 self.acting.incident(incident)
         for outcome in output.act_outcomes:
             self.acting.came_of(outcome)
+        self._minutes.update({row.failure_id: (row.duration_ms or 0) / 60_000 for row in output.failures})
         for decision in output.decisions:
-            self.acting.decided(decision)
+            self.acting.decided(decision, sum(self._minutes.get(failure, 0.0) for failure in decision.jobs))
         self.acting.ended(told[-1][0], sum(row.completed for row in output.aggregates))
 
     def _carry_out(self, due: Due, now: float) -> None:
         """As the healer does it (flows/carrying.py), with nobody in between."""
         call, platform = due.call, PLATFORMS[due.call.platform]
+        if not call.moves_run:  # a note: nobody reads it here
+            self.acting.settled(due, ActState.DONE)
+            return
         state = self.place.hold(platform.look(call), call.platform)
         talk = platform.ask(call)
-        if not isinstance(state, RunState) or talk is None or moved_on(call, state) is not None:
-            self.acting.settled(due, happened=False)
+        moved = moved_on(call, state) if isinstance(state, RunState) else Why.PLATFORM_AWAY
+        if talk is None or moved is not None:
+            self.acting.settled(due, ActState.DROPPED, moved or Why.NO_ACTION)
             return
         result = self.place.hold(talk, call.platform)
         done = isinstance(result, Done)
         if done and due.waited and not due.probe:
             self._last_released = self.place.at
-        self.acting.settled(due, happened=done, made=msgspec.to_builtins(result) if done else None)
+        made = msgspec.to_builtins(result) if done else None
+        self.acting.settled(due, ActState.DONE if done else ActState.REFUSED, made=made)
         if done and isinstance(call, RERUNS):
             self._tell_shard(due, now)
 
