@@ -48,7 +48,7 @@ class Due(NamedTuple):
     minutes: float  # CI minutes that what failed took
     probe: bool
     incident_id: str | None  # the one it belongs to
-    waited: bool = False  # for it to end
+    waited: bool  # for it to end
 
 
 class Stand(NamedTuple):

@@ -138,7 +138,7 @@ class Desk:
 def _first_look(detector: AbsenceDetector, start: History) -> int:
     """How long after the start of a job `detector` wants to look; at once where it cannot say, to be named then."""
     try:
-        return int(detector.due(start, None))
+        return int(detector.due(start, 0))
     except Exception:  # noqa: BLE001 - whatever a detector raises is its own
         return 0
 

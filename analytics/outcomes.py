@@ -208,16 +208,17 @@ class Outcomes:
         return {end.event for act in acts for end in firsts(self._watches[act]) if end is not None}
 
     def _learn(self, watch: Watch, learnt: dict[str, bool]) -> None:
-        acted, now = watch.acted, self._desk.stream_ms
-        for name, passed in watch.counted.items():
-            if learnt.get(name) is not passed:
-                self.posteriors.count(
-                    name, acted.action, acted.attempt, passed=passed, at_ms=now, since_ms=watch.counted_ms
-                )
+        """Count what came of the act, and take back what was counted of it and is not so."""
+        about, now, posteriors = (watch.acted.action, watch.acted.attempt), self._desk.stream_ms, self.posteriors
+        before, watch.counted = watch.counted, {}
+        for name, (passed, weight, since) in before.items():
+            if learnt.get(name) is passed:
+                watch.counted[name] = (passed, weight, since)
+            else:
+                posteriors.take_back(name, *about, passed=passed, at_ms=now, since_ms=since, weight=weight)
         for name, passed in learnt.items():
-            if watch.counted.get(name) is not passed:
-                self.posteriors.count(name, acted.action, acted.attempt, passed=passed, at_ms=now)
-        watch.counted, watch.counted_ms = learnt, now
+            if name not in watch.counted:
+                watch.counted[name] = (passed, posteriors.count(name, *about, passed=passed, at_ms=now), now)
 
     def _row(self, watch: Watch, judged: Judged, where: Context) -> ActOutcome:
         acted = watch.acted

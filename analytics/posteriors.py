@@ -1,23 +1,30 @@
 """What came of reruns, and what that makes of a score: a Beta posterior for each signature, action and attempt.
 
-The scorer's chance is the mean of the prior, which weighs as much as four outcomes; each pass and each failure then
-weighs one. A signature whose reruns never pass thus loses its score of 0.88 after four of them, and where nothing is
-known yet the score stays what it was, bit for bit.
+The scorer's chance is the mean of the prior, which weighs as much as four outcomes. A signature whose reruns never pass
+thus loses its score of 0.88 after four of them, and where nothing is known yet the score stays what it was, bit for
+bit.
+
+What comes within the same quarter of an hour is one outcome together, shared out among passes and failures as they
+are: in an outage everything fails alike, and a hundred failures of one cause are no more evidence than one.
 
 What was learnt fades: with each full week of stream time, and whenever there are more than 64, all counts are halved.
 So what changed is believed within days, and what is not run again because it never passed is tried again some weeks
-later. Halving is exact, so every replay comes to the same.
+later. All of it is plain arithmetic in one order, so every replay comes to the same.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from analytics.rows import SEPARATOR
 
 PRIOR_WEIGHT: Final = 4.0
 """Outcomes that the scorer's word is worth."""
 WEEK_MS: Final = 7 * 86_400_000
+TOGETHER_MS: Final = 900_000
+"""What comes within the same one of these counts as one outcome."""
 MOST_COUNTED: Final = 64.0
 MOST_KEYS: Final = 10_000
 _DECIMALS: Final = 6  # as scores have
@@ -42,59 +49,81 @@ class Counts(NamedTuple):
 _NOTHING: Final = Counts(0.0, 0.0)
 
 
+class _Known(msgspec.Struct, array_like=True):
+    """What is known of one key: settled counts, as of `week`, and those of the quarter of an hour that goes on."""
+
+    passes: float
+    fails: float
+    week: int
+    quarter: int
+    passed: int = 0
+    failed: int = 0
+
+    def counts(self, at_ms: int) -> Counts:
+        """All of it together, as it weighs now."""
+        left = 0.5 ** max(at_ms // WEEK_MS - self.week, 0)
+        share = left / max(self.passed + self.failed, 1)
+        faded = Counts(self.passes * left + self.passed * share, self.fails * left + self.failed * share)
+        return faded if faded.passes + faded.fails >= _GONE else _NOTHING
+
+
 class Posteriors:
     """The counts of one shard. The key longest without news is forgotten first."""
 
     def __init__(self) -> None:
         """Begin with nothing learnt."""
-        self._counts: dict[str, list[Any]] = {}  # key -> [passes, fails, week]
+        self._known: dict[str, _Known] = {}
 
     def __bool__(self) -> bool:
         """Whether anything is known."""
-        return bool(self._counts)
+        return bool(self._known)
 
     def of(self, signature: str | None, action: str, attempt: int, at_ms: int) -> Counts:
         """What is known at stream time `at_ms`."""
-        known = self._counts.get(_key(signature, action, attempt)) if signature is not None else None
-        return _NOTHING if known is None else _faded(known, at_ms)
+        known = self._known.get(_key(signature, action, attempt)) if signature is not None else None
+        return _NOTHING if known is None else known.counts(at_ms)
 
-    def count(
-        self, signature: str, action: str, attempt: int, *, passed: bool, at_ms: int, since_ms: int | None = None
-    ) -> None:
-        """Add an outcome; with `since_ms`, take back one that was added then, as much of it as has not faded."""
+    def count(self, signature: str, action: str, attempt: int, *, passed: bool, at_ms: int) -> float:
+        """Add an outcome; what it weighs."""
         key = _key(signature, action, attempt)
-        known = self._counts.pop(key, None)
-        passes, fails = _NOTHING if known is None else _faded(known, at_ms)
-        weight = 1.0 if since_ms is None else -(0.5 ** _weeks(since_ms, at_ms))
-        passes, fails = (passes + weight, fails) if passed else (passes, fails + weight)
-        passes, fails = max(passes, 0.0), max(fails, 0.0)
-        while passes + fails > MOST_COUNTED:
-            passes, fails = passes / 2, fails / 2
-        if passes + fails < _GONE:
+        known = self._known.pop(key, None)
+        if known is None and len(self._known) >= MOST_KEYS:
+            del self._known[next(iter(self._known))]
+        quarter = at_ms // TOGETHER_MS
+        if known is None or known.quarter != quarter:
+            passes, fails = _NOTHING if known is None else known.counts(at_ms)
+            while passes + fails > MOST_COUNTED:
+                passes, fails = passes / 2, fails / 2
+            known = _Known(passes, fails, at_ms // WEEK_MS, quarter)
+        self._known[key] = known
+        known.passed, known.failed = known.passed + passed, known.failed + (not passed)
+        return 1 / (known.passed + known.failed)
+
+    def take_back(
+        self, signature: str, action: str, attempt: int, *, passed: bool, at_ms: int, since_ms: int, weight: float
+    ) -> None:
+        """Take back an outcome that was added at `since_ms` and weighed so much, as far as it has not faded."""
+        key = _key(signature, action, attempt)
+        known = self._known.get(key)
+        if known is None:
             return
-        if len(self._counts) >= MOST_KEYS:
-            del self._counts[next(iter(self._counts))]
-        self._counts[key] = [passes, fails, at_ms // WEEK_MS]
+        if known.quarter == since_ms // TOGETHER_MS:
+            known.passed, known.failed = max(known.passed - passed, 0), max(known.failed - (not passed), 0)
+        else:
+            weight *= 0.5 ** max(known.week - since_ms // WEEK_MS, 0)
+            known.passes = max(known.passes - weight * passed, 0.0)
+            known.fails = max(known.fails - weight * (not passed), 0.0)
+        if known.counts(at_ms) == _NOTHING:
+            del self._known[key]
 
-    def state(self) -> dict[str, list[Any]]:
+    def state(self) -> dict[str, Any]:
         """All counts, longest without news first."""
-        return self._counts
+        return self._known
 
-    def load(self, state: dict[str, list[Any]]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Take what `state` gave."""
-        self._counts = state
+        self._known = msgspec.convert(state, dict[str, _Known])
 
 
 def _key(signature: str | None, action: str, attempt: int) -> str:
     return f"{signature}{SEPARATOR}{action}{SEPARATOR}{attempt}"
-
-
-def _weeks(since_ms: int, at_ms: int) -> int:
-    return max(at_ms // WEEK_MS - since_ms // WEEK_MS, 0)
-
-
-def _faded(known: list[Any], at_ms: int) -> Counts:
-    passes, fails, week = known
-    left = 0.5 ** max(at_ms // WEEK_MS - week, 0)
-    faded = Counts(passes * left, fails * left)
-    return faded if faded.passes + faded.fails >= _GONE else _NOTHING

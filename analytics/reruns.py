@@ -51,8 +51,7 @@ class Watch(msgspec.Struct, array_like=True):
     due_second: int
     revision: int = -1
     said: list[Any] | None = None
-    counted: dict[str, bool] = {}  # by signature, whether all its jobs passed: what was learnt of it
-    counted_ms: int = 0
+    counted: dict[str, tuple[bool, float, int]] = {}  # what was learnt, by signature: passed, weight, when
     newer_ms: int | None = None  # when the first run of another commit of its branch began
     broken: list[Any] | None = None  # when and in which event its commit began to break the default branch
 

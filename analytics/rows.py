@@ -157,6 +157,8 @@ class Rows:
 
     def duration_ms(self, row: int) -> int | None:
         """How long what ended in `row` had run."""
+        if row in self.details:
+            return self.details[row].duration_ms
         duration: int | None = self._events.column("duration_ms")[row].as_py()
         return duration
 

@@ -37,7 +37,7 @@ from benchmarks.world.places import settle
 from benchmarks.world.post import Posted
 from benchmarks.world.records import Attempt, Clock, Ending, Happening, Trouble, What
 from benchmarks.world.sim import FAILED, Habits, Outage, World
-from benchmarks.world.site import Site
+from benchmarks.world.site import Act, Site
 from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import Asked
 from connectors.deliveries import Normaliser
@@ -93,8 +93,8 @@ class Score(NamedTuple):
     harmed: int
     missed: int
     minutes: float
-    in_outage: int  # reruns that were asked for while the outage went on
-    drained_seconds: float | None  # after the outage's end, until the last of what waited had been run again
+    in_outage: int  # reruns of what the outage failed that were asked for while it went on
+    drained_seconds: float | None  # after the outage's end, until the last of what waited then was run again
     held: Mapping[str, int] = {}
     refused: Mapping[str, int] = {}
 
@@ -144,11 +144,11 @@ class Place:
 
     def score(self, extra: Mapping[str, Any]) -> Score:
         """How it stands at the end."""
-        ends = sum(self.scene.outage) if self.scene.outage is not None else 0.0
         counts = truth.counts(self.site, self.at)
         reruns = [act for act in self.site.acts if act.what == "rerun"]
         minutes = sum(_minutes(act.after, self.at) for act in reruns)
         begins, length = self.scene.outage or (0.0, 0.0)
+        struck = [act for act in reruns if _is_struck(act)]
         return Score(
             counts["reruns"],
             counts["healed"],
@@ -156,11 +156,17 @@ class Place:
             counts["harmed"],
             counts["missed"],
             round(minutes, 1),
-            sum(begins <= act.at < begins + length for act in reruns),
-            extra["last_released"] - ends if extra.get("last_released") else None,
+            sum(begins <= act.at < begins + length for act in struck),
+            extra.get("drained_seconds"),
             extra.get("held", {}),
             extra.get("refused", {}),
         )
+
+
+def _is_struck(act: Act) -> bool:
+    """Whether an act was to heal what an outage of the registry failed."""
+    jobs = (*act.attempt.kept, *act.attempt.jobs)
+    return any(job.trouble is OUTAGES[0] and job.ending in _FAILING for job in jobs)
 
 
 def _minutes(attempt: Attempt, until: float) -> float:
@@ -203,7 +209,7 @@ class Guard:
         self._troubles: dict[tuple[str, str], list[Trouble]] = {}
         self._minutes: dict[str, float] = {}  # that failures took
         self._order = 0
-        self._last_released: float | None = None  # when the last of what had waited in an outage was run again
+        self._drained_seconds: float | None = None
 
     def run(self) -> Score:
         """Let the world go by; what came of it."""
@@ -228,7 +234,7 @@ class Guard:
             {
                 "held": dict(self.acting.held),
                 "refused": dict(self.acting.refused),
-                "last_released": self._last_released,
+                "drained_seconds": self._drained_seconds,
             }
         )
 
@@ -333,12 +339,19 @@ class Guard:
             return
         result = self.place.hold(talk, call.platform)
         done = isinstance(result, Done)
-        if done and due.waited and not due.probe:
-            self._last_released = self.place.at
+        self._note_drained(due)
         made = msgspec.to_builtins(result) if done else None
         self.acting.settled(due, ActState.DONE if done else ActState.REFUSED, made=made)
         if done and isinstance(call, RERUNS):
             self._tell_shard(due, now)
+
+    def _note_drained(self, due: Due) -> None:
+        """Note when something was run again that waited for the end of the outage."""
+        if self.place.scene.outage is None:
+            return
+        ends = sum(self.place.scene.outage)
+        if self.place.clock.at(due.decision.at_ms / 1000) < ends <= self.place.at and due.waited:
+            self._drained_seconds = self.place.at - ends
 
     def _tell_shard(self, due: Due, now: float) -> None:
         row, call = due.decision, due.call

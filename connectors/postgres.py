@@ -49,7 +49,13 @@ _PRUNED = (
     "hooks",
     "redeliveries",
     "quarantines",
+    "acts",
+    "healing",
+    "budgets",
+    "holds",
 )
+_WRITTEN = {"acts": "intended_at", "healing": "changed_at", "budgets": "changed_at", "holds": "began_at"}
+"""The column that says how old a row is, where that is not `written_at`."""
 
 _MIGRATIONS_TABLE = b"""
 CREATE TABLE IF NOT EXISTS guard.schema_migrations (
@@ -243,7 +249,8 @@ def prune(
     deleted = dict.fromkeys(tables, 0)
     with unavailable(), connect(url, application_name="guard prune") as connection:
         for table in tables:
-            while count := connection.execute(_PRUNE.format(table).encode(), [older_than, batch]).rowcount:
+            query = _PRUNE.format(table, _WRITTEN.get(table, "written_at")).encode()
+            while count := connection.execute(query, [older_than, batch]).rowcount:
                 deleted[table] += count
                 pause()
     return deleted
@@ -251,5 +258,5 @@ def prune(
 
 _PRUNE = """
 DELETE FROM guard.{0}
-WHERE ctid = ANY (ARRAY(SELECT ctid FROM guard.{0} WHERE written_at < %s LIMIT %s))
+WHERE ctid = ANY (ARRAY(SELECT ctid FROM guard.{0} WHERE {1} < %s LIMIT %s))
 """

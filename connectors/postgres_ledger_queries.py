@@ -67,7 +67,7 @@ CHARGE: Final = """
 INSERT INTO guard.budgets AS known (scope, key, period, acts, minutes)
 VALUES (%(scope)s, %(key)s, timestamptz 'epoch' + %(period)s * interval '1 ms', %(acts)s, %(minutes)s)
 ON CONFLICT (scope, key, period) DO UPDATE
-SET acts = known.acts + EXCLUDED.acts, minutes = known.minutes + EXCLUDED.minutes
+SET acts = known.acts + EXCLUDED.acts, minutes = known.minutes + EXCLUDED.minutes, changed_at = clock_timestamp()
 WHERE known.acts + EXCLUDED.acts <= %(most_acts)s AND known.minutes + EXCLUDED.minutes <= %(most_minutes)s
 RETURNING 1
 """

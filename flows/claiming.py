@@ -259,7 +259,7 @@ def mode_now(case: Case, policy: Policy) -> Mode:
                 job.get("job_name"),
                 job.get("signature"),
                 job.get("category"),
-                names_of(case.action or "", case.calls),
+                names_of(case.action or "", case.calls or ()),
             )
         )
         mode = "observe" if terms.never else least_mode(mode, terms.mode)

@@ -148,6 +148,7 @@ class Files:
             "",
             "[rulebook.detectors.StuckJob]",
             f'patience = "{PATIENCE_SECONDS}s"',
+            f'patience_unknown = "{PATIENCE_SECONDS}s"',
             "factor = 0  # of what a job usually takes, which a minute does not tell",
         ]
         for name, source in json.loads(self.secrets.read_text("utf-8")).items():

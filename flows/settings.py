@@ -377,6 +377,10 @@ class Retention(Section):
     hooks: Days = 90
     redeliveries: Days = 7
     quarantines: Days = 400
+    acts: Days = 400
+    healing: Days = 90
+    budgets: Days = 90
+    holds: Days = 90
 
 
 class Logging(Section):

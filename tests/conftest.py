@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -23,6 +24,9 @@ import structlog
 from psycopg import sql
 
 from flows.embedded import EmbeddedPostgres, EmbeddedValkey
+
+hypothesis.settings.register_profile("suite", deadline=None)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

@@ -137,9 +137,11 @@ CREATE TABLE guard.budgets (
     period   timestamptz NOT NULL,
     acts     integer NOT NULL,
     minutes  double precision NOT NULL,
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (scope, key, period)
 );
 CREATE INDEX budgets_period ON guard.budgets (period);
+CREATE INDEX budgets_changed ON guard.budgets (changed_at);
 COMMENT ON TABLE guard.budgets IS 'What was spent: taken before an act, in one order, so that no race overdraws them, and given back where nothing came of it.';
 COMMENT ON COLUMN guard.budgets.scope IS 'job, run, commit, repository or fleet.';
 COMMENT ON COLUMN guard.budgets.period IS 'The hour; of runs and commits, which have no second chance, 1970.';

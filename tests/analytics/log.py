@@ -33,7 +33,7 @@ RULEBOOK = rulebooks.compose(scorer=SCORER)
 OTHER_RULEBOOK = rulebooks.compose(
     scorer=SCORER,
     policy={"least_score": 0.95, "await_log_seconds": 10},
-    detectors={"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "10m"}},
+    detectors={"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "10m", "patience_unknown": "10m"}},
 )
 
 

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a detector as a number": ({"detectors": {"StuckJob": 5}}, r"detectors\.StuckJob: expected a table"),
     "an unknown parameter": (
         {"detectors": {"StuckJob": {"mood": 1}}},
-        r"detectors\.StuckJob\.mood: no such parameter; there are within, enabled, patience, factor",
+        r"detectors\.StuckJob\.mood: no such parameter; there are within, enabled, patience, patience_unknown, factor",
     ),
     "a span that is none": ({"detectors": {"StuckJob": {"patience": "soon"}}}, r"detectors\.StuckJob\.patience: "),
     "text for a number": (

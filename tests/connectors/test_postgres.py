@@ -47,6 +47,7 @@ VIEWS = {
     "current_incidents",
     "current_act_outcomes",
     "open_incidents",
+    "open_quarantines",
     "recent_failures",
     "why_not_healed",
     "repository_minutes",
@@ -321,7 +322,12 @@ def test_pruning_deletes_old_rows_in_batches_and_keeps_new_ones(connection: Conn
         "act_outcomes": 0,
         "reconciled": 0,
         "hooks": 0,
+        "quarantines": 0,
         "redeliveries": 0,
+        "acts": 0,
+        "healing": 0,
+        "budgets": 0,
+        "holds": 0,
     }
     assert len(pauses) == 3
     assert connection.execute("SELECT count(*) FROM guard.failures").fetchone() == (2,)

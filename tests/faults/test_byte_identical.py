@@ -27,7 +27,10 @@ from tests.faults.harness import Flow, Ground, Told, changed, count_absorbed, st
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(420)]
 
-OTHER: Mapping[str, Mapping[str, Any]] = {"RepeatedFailure": {"threshold": 2}, "StuckJob": {"patience": "20m"}}
+OTHER: Mapping[str, Mapping[str, Any]] = {
+    "RepeatedFailure": {"threshold": 2},
+    "StuckJob": {"patience": "20m", "patience_unknown": "20m"},
+}
 
 
 FLEET: Mapping[str, Any] = {"learning_minutes": 1, "calm_minutes": 4}

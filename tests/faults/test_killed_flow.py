@@ -30,7 +30,9 @@ def test_kills_at_random_moments_leave_exactly_the_rows_of_a_calm_run(
             for kill in range(kills):
                 wait_a_while(rng)
                 if kill == kills // 2:  # from the next start on, the operator's settings are other ones
-                    ground.variables |= changed(RepeatedFailure={"threshold": 2}, StuckJob={"patience": "20m"})
+                    ground.variables |= changed(
+                        RepeatedFailure={"threshold": 2}, StuckJob={"patience": "20m", "patience_unknown": "20m"}
+                    )
                 flow.kill(rng)
                 if kill % 4 == 3:  # and again before it came to anything
                     flow.kill(rng)

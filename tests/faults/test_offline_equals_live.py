@@ -37,7 +37,9 @@ def test_a_backtest_of_the_archive_gives_the_rows_of_the_live_flow(
     ground.publish(entries[:early])
     with Flow(ground, processes=processes) as flow:
         ground.drain(flow)
-        ground.variables |= changed(RepeatedFailure={"threshold": 2}, StuckJob={"patience": "20m"})
+        ground.variables |= changed(
+            RepeatedFailure={"threshold": 2}, StuckJob={"patience": "20m", "patience_unknown": "20m"}
+        )
         flow.kill(rng)
         with pace(ground, entries[early:], seconds=4.0 * kills):
             for _ in range(kills):

@@ -40,10 +40,6 @@ CANCEL: Final = calls("github")["cancel"]
 NOTIFY: Final = Notify(platform="github", instance="main", repository="acme/shop", pipeline_id="1", title="t", body="b")
 
 
-async def _not_asked(_case: Case, _call: Quarantine) -> Result:
-    raise AssertionError("nothing is to be put aside")
-
-
 class World:
     """Hands and book in one: what was asked, what was written down, in order, and what a test makes of it."""
 
@@ -95,6 +91,11 @@ class World:
         self.log.append("sent")
         return self.said
 
+    async def set_aside(self, _case: Case, _call: Quarantine) -> Result:
+        """Write the row."""
+        self.log.append("set aside")
+        return Done()
+
     async def sleep(self, seconds: float) -> None:
         """Let time pass."""
         self.at += seconds
@@ -108,7 +109,7 @@ class World:
             self,
             {(call.platform, call.instance): cast("Hands", self)},
             notify=self.notify,
-            set_aside=_not_asked,
+            set_aside=self.set_aside,
             stopped=lambda: self.stopped,
             draw=lambda: 0.5,
             monotonic=lambda: self.at,
@@ -396,7 +397,12 @@ def test_what_is_not_ours_any_more_is_not_asked_for() -> None:
 def test_what_no_platform_or_credential_can_do_is_dropped() -> None:
     elsewhere = calls("gitlab")["rerun"]
     assert settled(World().carry_out(elsewhere)) == (ActState.DROPPED, Why.NO_ACTION)
-    nobody: Any = {"notify": World().notify, "set_aside": _not_asked, "stopped": lambda: False, "draw": lambda: 0.5}
+    nobody: Any = {
+        "notify": World().notify,
+        "set_aside": World().set_aside,
+        "stopped": lambda: False,
+        "draw": lambda: 0.5,
+    }
     unknown = Carrier(World(), {}, **nobody)
     fields: dict[str, Any] = dict.fromkeys(Act._fields) | {"call": RERUN, "action": "rerun", "state": ActState.INTENT}
     ended = asyncio.run(unknown.carry_out(cast("Case", None), Act(**fields)))
@@ -434,3 +440,34 @@ def test_people_who_cannot_be_told_now_are_told_later_and_at_last_not() -> None:
     assert settled(world.carry_out(NOTIFY, tries=2)) == (ActState.DROPPED, Why.GIVEN_UP)
     world.stopped = True
     assert world.carry_out(NOTIFY) == Later(Why.STOPPED, 5.0)
+
+
+QUARANTINE: Final = Quarantine(
+    platform="github",
+    instance="main",
+    repository="acme/shop",
+    pipeline_id="1",
+    workflow="CI",
+    job_name="test",
+    hours=24,
+    why="FlakyTest: it flips",
+)
+
+
+def test_what_is_set_aside_is_a_row_of_ours_written_again_after_a_crash() -> None:
+    world = World()
+    assert settled(world.carry_out(QUARANTINE)) == (ActState.DONE, None)
+    assert settled(world.carry_out(QUARANTINE, asked=NOW, tries=1)) == (ActState.DONE, None)
+    assert world.log == ["asking", "set aside", "set aside"]
+    world.ours = False
+    assert world.carry_out(QUARANTINE) is None
+    world.stopped = True
+    assert world.carry_out(QUARANTINE) == Later(Why.STOPPED, 5.0)
+
+
+@pytest.mark.parametrize("name", ["comment", "open_issue", "clear_caches"])
+def test_what_does_not_move_the_run_is_asked_for_without_reading_it(name: str) -> None:
+    world = World()
+    call = next(call for call in calls("github").values() if call.name == name)
+    assert settled(world.carry_out(call)) == (ActState.DONE, None)
+    assert "read" not in world.log

@@ -173,7 +173,7 @@ def test_its_settings_are_an_operators_and_secrets_are_for_its_user_alone(tmp_pa
     files.write_settings(redis="unix:///v.sock", postgres="postgresql://postgres@/x?host=/p", ports=Ports(1, 2, 3))
     settings = Settings.load({}, path=files.settings)
     assert {source.platform for source in settings.receiver.sources.values()} == set(settings.receiver.sources)
-    assert settings.rulebook.detectors == {"StuckJob": {"patience": "20s", "factor": 0}}
+    assert settings.rulebook.detectors == {"StuckJob": {"patience": "20s", "patience_unknown": "20s", "factor": 0}}
     for path in (files.settings, files.secrets, files.key, files.curl):
         assert path.stat().st_mode & 0o077 == 0, path
 

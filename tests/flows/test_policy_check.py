@@ -79,11 +79,16 @@ def test_it_says_what_would_be_decided(guard: Guard, policy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("platform", "action"),
-    [("github", "rerun_failed"), ("gitlab", "rerun_job"), ("jenkins", "rerun_failed"), ("circleci", "rerun_failed")],
+    [
+        ("github", "rerun_failed"),
+        ("gitlab", "rerun_job"),
+        ("jenkins", "rerun_failed"),
+        ("circleci", "rerun_from_failed"),
+    ],
 )
 def test_each_platform_is_asked_for_what_it_can(guard: Guard, platform: str, action: str) -> None:
     said = _asked(guard, "acme/web:main:test", "--platform", platform)
-    assert said["subject"]["action"] == said["decision"]["action"] == action
+    assert said["decision"]["action"] == said["subject"]["action"].split()[0] == action
 
 
 def test_it_is_shown_to_people(guard: Guard, policy: Path) -> None:

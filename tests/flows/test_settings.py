@@ -342,6 +342,11 @@ def test_there_is_a_retention_for_every_table_that_grows() -> None:
         "reconciled",
         "hooks",
         "redeliveries",
+        "quarantines",
+        "acts",
+        "healing",
+        "budgets",
+        "holds",
     }
 
 
