@@ -1,45 +1,42 @@
 """What healers would have done about decisions of the past: the queue, the guards and the budgets in stream time.
 
-The judgement is that of the healer, the pure functions of analytics/guards.py; only the ledger is in memory. Whoever
-replays says what time it is, carries out what is due, and says what came of it.
+The judgement is that of the healer, the pure functions of analytics/guards.py; only the ledger is in memory, and
+tests/contracts/test_ledgers.py holds it to what the one in PostgreSQL does. Whoever replays says what time it is,
+carries out what is due, and says what came of it. Nobody says yes here: what is suggested stays a proposal.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
+from analytics.acting_budgets import Budget, Budgets
+from analytics.acting_calls import calls_of, identity_of, jobs_about, jobs_of, names_of
+from analytics.acting_holds import Asked, Belongs, Holds
 from analytics.guards import (
     RERUNS,
     Doing,
     Facts,
-    Go,
     Hold,
     Limits,
     Refuse,
     Ruling,
     charges,
-    crowd_over_seconds,
-    crowded,
-    fits,
     origin_of,
     rule,
-    short,
 )
-from models.records.calls import Call, from_row
-from models.records.event import uuid5_text
-from models.records.ledger import ActState, Charge, Crowd, Earlier, HoldRules, Why, act_id
+from analytics.policy.rules import Mode
+from models.records.calls import Call
+from models.records.ledger import ActState, Charge, Earlier, HoldRules, Standing, Why
 from models.records.outputs import ActOutcome, DecisionRow, IncidentRow, Verdict
 
 _HOUR_MS: Final = 3_600_000
-_DAY_MS: Final = 24 * _HOUR_MS
-_LONGEST_MS: Final = 4 * _HOUR_MS
+_VAIN: Final = (ActState.DROPPED, ActState.REFUSED)
 
 
 class Due(NamedTuple):
@@ -48,82 +45,102 @@ class Due(NamedTuple):
     act_id: str
     call: Call
     decision: DecisionRow
+    minutes: float  # CI minutes that what failed took
     probe: bool
-    waited: bool  # for an incident to end
+    incident_id: str | None  # the one it belongs to
+    waited: bool  # for it to end
 
 
-@dataclass(slots=True)
-class _Case:
+class Stand(NamedTuple):
+    """How far a case came, and why it stands there."""
+
     decision: DecisionRow
-    jobs: tuple[Mapping[str, Any], ...]
-    due_ms: float
-    state: str = "waiting"
-    why: Why = Why.NEW
-    incident: str | None = None
-    probe: bool = False
-    queued: int = 0
+    state: Standing
+    why: Why
 
 
 @dataclass(slots=True)
 class _Act:
     due: Due
     earlier: Earlier
-    charges: tuple[Charge, ...]
     asked_ms: float
-    incident: str | None
+    order: int
+    reason: Why | None = None
 
 
 @dataclass(slots=True)
-class _Hold:
-    signature: str
-    crowd: bool  # nobody but us has noticed
-    next_probe_ms: float
-    since_ms: float
-    held: bool = True
-    ended_ms: float = 0.0
-    results: list[bool] = field(default_factory=list)  # of its probes, and once it is over of all
+class _Case:
+    decision: DecisionRow
+    minutes: float
+    order: int  # in which cases came
+    due_ms: float = 0.0
+    state: Standing = Standing.WAITING
+    why: Why = Why.NEW
+    incident: str | None = None  # in which it is held, or was
+    probe: bool = False
+    revision: int = 0  # of the decision that is being carried out
+    acts: dict[str, _Act] = field(default_factory=dict)
+    charges: list[Charge] = field(default_factory=list)
 
 
 class Acting:
-    """A ledger in memory. `minutes` is what a job takes that nobody has seen to end."""
+    """A ledger in memory. `most_reruns`: how many a platform takes of one run, where it says so."""
 
-    def __init__(self, limits: Limits, rules: HoldRules, *, seed: int = 0) -> None:
+    def __init__(
+        self, limits: Limits, rules: HoldRules, *, most_reruns: Mapping[str, int | None] | None = None, seed: int = 0
+    ) -> None:
+        """Begin with nothing spent."""
         self.refused: Counter[Why] = Counter()
+        """Cases that were refused, by reason; of one that is refused anew, each time."""
         self.held: Counter[Why] = Counter()
+        """Cases that had to wait, each reason once."""
         self.acts: dict[str, _Act] = {}
-        self._limits = limits
-        self._rules = rules
-        self._rng = random.Random(f"acting {seed}")  # noqa: S311 - jitter, not a secret
+        self._limits: Final = limits
+        self._rules: Final = rules
+        self._most_reruns: Final = most_reruns or {}
+        self._rng: Final = random.Random(f"acting {seed}")  # noqa: S311 - jitter, not a secret
+        self._holds: Final = Holds(limits, rules)
         self._cases: dict[str, _Case] = {}
+        self._held: set[tuple[str, Why]] = set()
         self._queue: list[tuple[float, int, str]] = []
         self._order = 0
         self._by_repository: dict[tuple[str, str], list[_Act]] = defaultdict(list)
-        self._spent: dict[tuple[str, str, int], tuple[int, float]] = {}
-        self._incidents: dict[str, IncidentRow] = {}
-        self._holds: dict[str, _Hold] = {}
-        self._queued: dict[str, deque[tuple[float, str]]] = defaultdict(deque)  # by signature
+        self._by_run: dict[tuple[str, str, str], list[_Act]] = defaultdict(list)
+        self._budgets: Final = Budgets(limits)
         self._runs: deque[tuple[float, int]] = deque()
-        self._reruns: deque[float] = deque()
 
-    def decided(self, row: DecisionRow) -> None:
-        """Queue a decision that is to be acted on, or withdraw one that is not any more."""
+    # --- what is said to it
+
+    def decided(self, row: DecisionRow, minutes: float = 0.0) -> None:
+        """Queue a decision that is to be acted on, or withdraw one that is not any more.
+
+        `minutes` is how long what failed took.
+        """
         case = self._cases.get(row.case_id)
-        if row.verdict == Verdict.ACT and row.mode == "act":
-            jobs = tuple(msgspec.json.decode(row.explanation).get("jobs", ()))
-            due_ms = float(row.not_before_ms or row.at_ms)
-            if row.signature is not None and case is None:
-                self._queued[row.signature].append((row.at_ms, row.repository))
-            self._cases[row.case_id] = _Case(row, jobs, due_ms, queued=self._order)
-            self._wait(row.case_id, due_ms)
-        elif case is not None and case.state == "waiting":
-            self._refuse(case, Why.WITHDRAWN)
+        if case is not None and row.revision <= case.decision.revision:
+            return
+        if row.verdict == Verdict.ACT and row.mode != "observe":
+            self._queued(row, minutes, case)
+        elif case is not None:
+            case.decision = row
+            if case.state in (Standing.WAITING, Standing.PROPOSED):
+                self._refuse(case, Why.WITHDRAWN)
+
+    def _queued(self, row: DecisionRow, minutes: float, case: _Case | None) -> None:
+        if case is None:
+            self._order += 1
+            case = self._cases[row.case_id] = _Case(row, minutes, self._order)
+            self._holds.queued(row, row.at_ms)
+        elif case.decision.signature != row.signature:
+            self._holds.queued(row, row.at_ms)
+        case.decision, case.minutes = row, minutes
+        if case.state is not Standing.TAKEN:
+            case.state, case.why = Standing.WAITING, Why.NEW
+            self._wait(case, float(row.not_before_ms or row.at_ms))
 
     def incident(self, row: IncidentRow) -> None:
         """Note how an incident stands."""
-        if row.state == "closed":
-            self._incidents.pop(row.incident_id, None)
-        else:
-            self._incidents[row.incident_id] = row
+        self._holds.incident(row)
 
     def ended(self, at_ms: float, jobs: int) -> None:
         """Count jobs that ended."""
@@ -131,12 +148,23 @@ class Acting:
 
     def came_of(self, row: ActOutcome) -> None:
         """Note what came of an act; of a probe it says whether the incident is over."""
-        act = self.acts.get(row.act_id)
-        hold = self._holds.get(act.incident) if act is not None and act.incident is not None else None
-        if act is None or hold is None or row.outcome not in ("passed", "failed_same") or act.asked_ms < hold.since_ms:
-            return
-        if act.due.probe or not hold.held:
-            hold.results.append(row.outcome == "passed")
+        self._holds.came_of(row)
+
+    def settled(
+        self, act: Due, state: ActState, reason: Why | None = None, made: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say what came of asking. What nothing came of is given back, and a case ends with the last of its acts."""
+        case, kept = self._cases[act.decision.case_id], self.acts[act.act_id]
+        kept.earlier = kept.earlier._replace(state=state, made=dict(made or {}))
+        kept.reason = reason
+        states = [one.earlier.state for one in case.acts.values()]
+        if all(one in _VAIN for one in states):
+            self._budgets.give_back(case.charges)
+            case.charges.clear()
+        if ActState.INTENT not in states:
+            self._end(case)
+
+    # --- what it says
 
     def due(self, now_ms: float) -> Iterator[Due]:
         """What may be carried out by `now_ms`, in order; each is to be answered by `settled`."""
@@ -144,249 +172,219 @@ class Acting:
         while self._queue and self._queue[0][0] <= now_ms:
             due_ms, _, case_id = heappop(self._queue)
             case = self._cases[case_id]
-            if case.state == "waiting" and case.due_ms == due_ms:
+            if case.state is Standing.WAITING and case.due_ms == due_ms:
                 yield from self._claimed(case, now_ms)
 
-    def settled(self, act: Due, *, happened: bool, made: Mapping[str, Any] | None = None) -> None:
-        """Say what came of asking; what did not happen is given back."""
-        kept = self.acts[act.act_id]
-        state = ActState.DONE if happened else ActState.DROPPED
-        kept.earlier = kept.earlier._replace(state=state, made=dict(made or {}))
-        if not happened:
-            for charge in kept.charges:
-                acts, minutes = self._spent[charge.scope, charge.key, charge.period_ms]
-                left = acts - charge.acts, minutes - charge.minutes
-                self._spent[charge.scope, charge.key, charge.period_ms] = left
+    def next_ms(self) -> float:
+        """When something is due next, if nothing more is said until then."""
+        return min(self._queue[0][0] if self._queue else float("inf"), self._holds.next_ms())
+
+    def cases(self) -> Iterator[Stand]:
+        """How all cases stand, in the order in which they came."""
+        for case in self._cases.values():
+            yield Stand(case.decision, case.state, case.why)
+
+    def spent(self) -> dict[Budget, tuple[int, float]]:
+        """Acts and minutes that were taken of budgets."""
+        return self._budgets.spent()
+
+    # --- a claim
 
     def _claimed(self, case: _Case, now_ms: float) -> Iterator[Due]:
-        calls = tuple(from_row({k: v for k, v in call.items() if v is not None}) for call in _calls(case.decision))
-        ruling = self._ruling(case, calls, now_ms)
-        if isinstance(ruling, Go):
-            yield from self._charged(case, calls, now_ms)
+        calls = calls_of(case.decision)
+        belongs = None
+        if any(isinstance(call, RERUNS) for call in calls):
+            belongs = self._holds.belongs(case.decision, now_ms, probe=case.probe)
+        ruling = self._ruling(case, calls, belongs, now_ms) if calls else Refuse(Why.NO_ACTION)
+        if isinstance(ruling, (Hold, Refuse)):
+            self._obey(case, ruling, now_ms, belongs)
         else:
-            self._obey(case, ruling, now_ms)
+            yield from self._intended(case, calls, belongs, now_ms)
 
-    def _obey(self, case: _Case, ruling: Ruling, now_ms: float) -> None:
-        match ruling:
-            case Hold(why, until):
-                self.held[why] += 1
-                case.why = why
-                if until is not None:
-                    self._wait(case.decision.case_id, max(until * 1000, now_ms + 1))
-            case Refuse(why):
-                self._refuse(case, why)
-
-    def _charged(self, case: _Case, calls: tuple[Call, ...], now_ms: float) -> Iterator[Due]:
-        decision, earlier = case.decision, self._earlier(case)
-        doing = self._doing(case, calls, earlier)
-        taken = charges(doing, now_ms / 1000)
-        for charge in taken:
-            spent = self._spent.get((charge.scope, charge.key, charge.period_ms), (0, 0.0))
-            if not fits(charge, spent, self._limits):
-                self._obey(case, short(charge, now_ms / 1000, self._rng.random()), now_ms)
-                return
-        acts = [self._act(case, call, doing, now_ms) for call in calls]
-        if any(act.due.act_id in self.acts for act in acts):
-            self._refuse(case, Why.ALREADY_ASKED)
-            return
-        for charge in taken:
-            acts_spent, minutes = self._spent.get((charge.scope, charge.key, charge.period_ms), (0, 0.0))
-            spent = acts_spent + charge.acts, minutes + charge.minutes
-            self._spent[charge.scope, charge.key, charge.period_ms] = spent
-        acts[0].charges = tuple(taken)
-        case.state = "finished"
-        for act in acts:
-            self.acts[act.due.act_id] = act
-            self._by_repository[decision.instance, decision.repository].append(act)
-            if isinstance(act.due.call, RERUNS):
-                self._reruns.append(now_ms)
-            yield act.due
-
-    def _act(self, case: _Case, call: Call, doing: Doing, now_ms: float) -> _Act:
-        row, target = case.decision, call.job_id or "run"
-        identity = act_id(
-            instance=row.instance,
-            repository=row.repository,
-            pipeline_id=row.pipeline_id,
-            workflow_id=row.workflow_id,
-            attempt=row.attempt,
-            target=target,
-            action=call.name,
-        )
-        names = tuple((job.get("workflow") or "", job.get("job_name") or "") for job in _jobs(case, call))
-        earlier = Earlier(
-            row.pipeline_id,
-            row.workflow_id or "",
-            row.attempt,
-            call.name,
-            ActState.INTENT,
-            now_ms / 1000,
-            names,
-            {},
-            doing.origin,
-        )
-        return _Act(Due(identity, call, row, case.probe, case.incident is not None), earlier, (), now_ms, case.incident)
-
-    def _ruling(self, case: _Case, calls: tuple[Call, ...], now_ms: float) -> Ruling:
+    def _ruling(self, case: _Case, calls: Sequence[Call], belongs: Belongs | None, now_ms: float) -> Ruling:
         row, reruns = case.decision, any(isinstance(call, RERUNS) for call in calls)
-        earlier = self._earlier(case)
-        names = {(job.get("workflow") or "", job.get("job_name") or "") for job in case.jobs}
-        same = [act.asked for act in earlier if act.asked and act.action.startswith("rerun") and names & set(act.jobs)]
-        incident_id = self._holding(row, now_ms) if reruns and not case.probe else None
-        case.incident = incident_id or case.incident
+        earlier = self._earlier(case, now_ms)
+        names = set(names_of(job for call in calls for job in jobs_about(row, call)))
+        same = [act.asked for act in earlier if act.asked is not None and _ran(act) and names & set(act.jobs)]
+        mode: Mode = row.mode  # type: ignore[assignment]  # a column that holds nothing else
         facts = Facts(
             now=now_ms / 1000,
             failed=row.occurred_ms / 1000,
             not_before=None if row.not_before_ms is None else row.not_before_ms / 1000,
-            mode="act",
+            mode=mode,
             approved=False,
             reruns=reruns,
             attempt=row.attempt,
-            most_reruns=None,
-            held=incident_id is not None,
-            busy=False,
+            most_reruns=self._most_reruns.get(row.platform),
+            held=belongs is not None and not belongs.over and not case.probe,
+            busy=any(act.pipeline_id == row.pipeline_id and act.state is ActState.INTENT for act in earlier),
             last_same=max(same, default=None) if reruns else None,
-            fleet_reruns=_within(self._reruns, now_ms),
-            fleet_runs=self._ended_within(now_ms),
+            fleet_reruns=self._budgets.fleet(now_ms) if reruns else 0,
+            fleet_runs=self._fleet_runs(now_ms),
         )
         return rule(facts, self._limits)
 
-    def _earlier(self, case: _Case) -> list[Earlier]:
-        row = case.decision
-        since = row.at_ms - _HOUR_MS
-        acts = self._by_repository[row.instance, row.repository]
-        return [a.earlier for a in acts if a.asked_ms > since or a.earlier.pipeline_id == row.pipeline_id]
+    def _obey(self, case: _Case, ruling: Hold | Refuse, now_ms: float, belongs: Belongs | None = None) -> None:
+        if isinstance(ruling, Refuse):
+            self._refuse(case, ruling.why)
+            return
+        case.why = ruling.why
+        if (case.decision.case_id, ruling.why) not in self._held:
+            self._held.add((case.decision.case_id, ruling.why))
+            self.held[ruling.why] += 1
+        if ruling.why is Why.PROPOSED:
+            case.state = Standing.PROPOSED
+        elif ruling.why is Why.INCIDENT and belongs is not None:
+            self._holds.begin(belongs, case.decision.signature or "", now_ms)
+            case.incident = belongs.incident_id
+        if ruling.until is not None:
+            self._wait(case, max(ruling.until * 1000, now_ms + 1))
 
-    def _doing(self, case: _Case, calls: tuple[Call, ...], earlier: list[Earlier]) -> Doing:
+    def _intended(self, case: _Case, calls: Sequence[Call], belongs: Belongs | None, now_ms: float) -> Iterator[Due]:
+        """Charge and write down what is not written down yet; what is, is not asked for twice."""
+        missing = {
+            identity: call
+            for call in calls
+            if (identity := identity_of(case.decision, call)) not in case.acts or self._is_anew(case, identity)
+        }
+        if not missing:
+            self._end(case)
+            return
+        doing = self._doing(case, list(missing.values()), now_ms)
+        objection = self._charged(case, doing, missing, now_ms)
+        if objection is not None:
+            self._obey(case, objection, now_ms)
+            return
+        incident_id = belongs.incident_id if belongs is not None else case.incident
+        acts = [self._intend(case, identity, call, doing, incident_id, now_ms) for identity, call in missing.items()]
+        case.state, case.revision = Standing.TAKEN, case.decision.revision
+        yield from [act.due for act in acts]
+
+    def _is_anew(self, case: _Case, identity: str) -> bool:
+        """Whether an act that was dropped may be intended once more: the case was decided on again."""
+        act = case.acts[identity]
+        return act.earlier.state is ActState.DROPPED and act.due.decision.revision != case.decision.revision
+
+    def _charged(self, case: _Case, doing: Doing, missing: Iterable[str], now_ms: float) -> Hold | Refuse | None:
+        """Take what `doing` costs, for the acts `missing`; what objects, with nothing taken."""
+        taken = charges(doing, now_ms / 1000)
+        objection = self._budgets.charge(taken, now_ms / 1000, self._rng.random())
+        if objection is None and any(identity in self.acts and identity not in case.acts for identity in missing):
+            self._budgets.give_back(taken)
+            return Refuse(Why.ALREADY_ASKED)
+        if objection is None:
+            case.charges += taken
+        return objection
+
+    def _intend(
+        self, case: _Case, identity: str, call: Call, doing: Doing, incident_id: str | None, now_ms: float
+    ) -> _Act:
+        row = case.decision
+        due = Due(identity, call, row, doing.minutes, case.probe, incident_id, waited=case.incident is not None)
+        about = names_of(jobs_about(row, call))
+        earlier = Earlier(
+            row.pipeline_id, row.workflow_id or "", row.attempt, call.name, ActState.INTENT, now_ms / 1000, about, {},
+            doing.origin,
+        )  # fmt: skip
+        self._order += 1
+        act = case.acts[identity] = self.acts[identity] = _Act(due, earlier, now_ms, self._order)
+        self._by_repository[row.instance, row.repository].append(act)
+        self._by_run[row.instance, row.repository, row.pipeline_id].append(act)
+        if incident_id is not None:
+            self._holds.asked(incident_id, Asked(identity, now_ms, case.probe))
+        return act
+
+    def _doing(self, case: _Case, calls: Sequence[Call], now_ms: float) -> Doing:
         row = case.decision
         again = [call for call in calls if isinstance(call, RERUNS)]
-        jobs = {job["failure_id"]: job for call in again for job in _jobs(case, call)}
         return Doing(
             instance=row.instance,
             repository=row.repository,
             commit_sha=row.commit_sha,
-            origin=origin_of(
-                pipeline_id=row.pipeline_id,
-                workflow_id=row.workflow_id,
-                attempt=row.attempt,
-                job_ids=[call.job_id for call in calls if call.job_id],
-                earlier=earlier,
-            ),
-            jobs=_names(jobs.values()),
-            minutes=0.0,
-            calls=calls,
+            origin=self._origin(case, now_ms),
+            jobs=names_of(job for call in again for job in jobs_about(row, call)),
+            minutes=case.minutes if again else 0.0,
+            calls=tuple(calls),
             action=row.action,
-            about=_names(job for call in calls for job in _jobs(case, call)),
+            about=names_of(jobs_of(row)),
         )
 
-    def _holding(self, row: DecisionRow, now_ms: float) -> str | None:
-        """The hold in which reruns of `row` wait; one begins where there is reason to."""
-        there = {"instance": row.instance, "platform": row.platform}
-        if row.signature is None:
-            return None
-        for incident in self._incidents.values():
-            same = (
-                incident.signature == row.signature and there.get(incident.dimension, incident.value) == incident.value
-            )
-            if same and self._hold(incident.incident_id, row.signature, now_ms, crowd=False).held:
-                return incident.incident_id
-        crowds = [i for i, hold in self._holds.items() if hold.crowd and hold.held and hold.signature == row.signature]
-        if crowds:
-            return crowds[0]
-        if self._just_over(row, now_ms) or not crowded(self._crowd(row.signature, now_ms), self._limits):
-            return None
-        identity = uuid5_text("crowd", row.signature, str(now_ms))
-        self._hold(identity, row.signature, now_ms, crowd=True)
-        return identity
-
-    def _just_over(self, row: DecisionRow, now_ms: float) -> str | None:
-        """The crowd whose last failures those of `row` are."""
-        since_ms = now_ms - crowd_over_seconds(self._limits) * 1000
-        known = self._holds.items()
-        return next(
-            (i for i, one in known if one.crowd and one.signature == row.signature and one.ended_ms > since_ms), None
+    def _origin(self, case: _Case, now_ms: float) -> str:
+        """The run that began the chain. What GitLab runs again stays in its case, and so does the case in its chain."""
+        row = case.decision
+        if case.acts:
+            return next(iter(case.acts.values())).earlier.origin
+        return origin_of(
+            pipeline_id=row.pipeline_id,
+            workflow_id=row.workflow_id,
+            attempt=row.attempt,
+            job_ids=[call.job_id for call in calls_of(row) if call.job_id],
+            earlier=self._earlier(case, now_ms),
         )
 
-    def _hold(self, incident_id: str, signature: str, now_ms: float, *, crowd: bool) -> _Hold:
-        made = _Hold(signature, crowd, now_ms + self._rules.probe_seconds * 1000, now_ms)
-        return self._holds.setdefault(incident_id, made)
+    def _earlier(self, case: _Case, now_ms: float) -> list[Earlier]:
+        """The acts of other cases about the same run, and those on the repository of late."""
+        row, since_ms = case.decision, now_ms - self._limits.cooldown_seconds * 1000
+        here = reversed(self._by_repository[row.instance, row.repository])
+        late = takewhile(lambda act: act.asked_ms > since_ms, here)
+        about = {a.due.act_id: a for a in (*self._by_run[row.instance, row.repository, row.pipeline_id], *late)}
+        others = [act for act in about.values() if act.due.decision.case_id != row.case_id]
+        return [act.earlier for act in sorted(others, key=lambda act: act.order)]
 
-    def _crowd(self, signature: str, now_ms: float) -> Crowd:
-        queued, window_ms = self._queued[signature], self._limits.crowd_seconds * 1000
-        while queued and queued[0][0] <= now_ms - _DAY_MS:
-            queued.popleft()
-        ended = [hold.ended_ms for hold in self._holds.values() if hold.signature == signature and not hold.held]
-        since = max([now_ms - window_ms, *ended])
-        recent = {repository for at_ms, repository in queued if at_ms > since}
-        before = sum(at_ms <= now_ms - window_ms for at_ms, _ in queued)
-        return Crowd(len(recent), before * window_ms / (_DAY_MS - window_ms))
+    def _fleet_runs(self, now_ms: float) -> int:
+        while self._runs and self._runs[0][0] <= now_ms - _HOUR_MS:
+            self._runs.popleft()
+        return sum(jobs for _, jobs in self._runs)
+
+    # --- what becomes of cases
 
     def _tend(self, now_ms: float) -> None:
-        """Choose probes, and let go of what waited for incidents that are over."""
-        for incident_id, hold in self._holds.items():
-            longest = now_ms - hold.since_ms > _LONGEST_MS
-            going_on = not longest if hold.crowd else incident_id in self._incidents
-            tail = hold.results[-self._rules.passes :]
-            failures = [False] * self._rules.failures
-            if hold.held and (not going_on or (len(tail) == self._rules.passes and all(tail))):
-                self._release(incident_id, hold, now_ms)
-            elif not hold.held and going_on and hold.results[-self._rules.failures :] == failures:
-                hold.held, hold.results, hold.since_ms = True, [], now_ms
-                hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
-            if hold.held and hold.next_probe_ms <= now_ms:
-                self._probe(incident_id, hold, now_ms)
-
-    def _release(self, incident_id: str, hold: _Hold, now_ms: float) -> None:
-        hold.held, hold.results, hold.ended_ms = False, [], now_ms
-        for case in self._waiting(incident_id):
-            case.why = Why.RELEASED
-            self._wait(case.decision.case_id, now_ms + self._rng.random() * self._rules.drain_seconds * 1000)
-
-    def _probe(self, incident_id: str, hold: _Hold, now_ms: float) -> None:
-        hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
-        waiting = self._waiting(incident_id)
-        if waiting:
-            chosen = max(waiting, key=lambda case: case.queued)
-            chosen.probe = True
-            self._wait(chosen.decision.case_id, now_ms)
+        """Let go of what waited for incidents that are over, and choose probes in others."""
+        tended = self._holds.tend(now_ms)
+        for incident_id in tended.released:
+            for case in self._waiting(incident_id):
+                case.why, case.probe = Why.RELEASED, False
+                self._wait(case, now_ms + self._rng.random() * self._rules.drain_seconds * 1000)
+        for incident_id in tended.probes:
+            chosen = max(self._waiting(incident_id), key=lambda case: case.order, default=None)
+            if chosen is not None:
+                chosen.probe = True
+                self._wait(chosen, now_ms)
 
     def _waiting(self, incident_id: str) -> list[_Case]:
         return [
             case
             for case in self._cases.values()
-            if case.state == "waiting" and case.why is Why.INCIDENT and case.incident == incident_id
+            if case.incident == incident_id and case.state is Standing.WAITING and case.why is Why.INCIDENT
         ]
 
-    def _wait(self, case_id: str, due_ms: float) -> None:
+    def _wait(self, case: _Case, due_ms: float) -> None:
         self._order += 1
-        self._cases[case_id].due_ms = due_ms
-        heappush(self._queue, (due_ms, self._order, case_id))
+        case.due_ms = due_ms
+        heappush(self._queue, (due_ms, self._order, case.decision.case_id))
 
     def _refuse(self, case: _Case, why: Why) -> None:
-        case.state, case.why = "refused", why
+        case.state, case.why = Standing.REFUSED, why
         self.refused[why] += 1
 
-    def _ended_within(self, now_ms: float) -> int:
-        while self._runs and self._runs[0][0] <= now_ms - _HOUR_MS:
-            self._runs.popleft()
-        return sum(jobs for _, jobs in self._runs)
+    def _end(self, case: _Case) -> None:
+        """How a case ends whose acts are all settled; one that was decided on again meanwhile is looked at anew."""
+        row = case.decision
+        if case.state is Standing.TAKEN and row.revision > case.revision and row.verdict == Verdict.ACT:
+            case.state, case.why = Standing.WAITING, Why.NEW
+            self._wait(case, float(row.not_before_ms or row.at_ms))
+            return
+        acts = [(act.earlier.state, act.reason) for act in case.acts.values()]
+        states = {state for state, _ in acts}
+        for state, why in ((ActState.DONE, Why.DONE), (ActState.UNKNOWN, Why.UNKNOWN)):
+            if state in states:
+                case.state, case.why = Standing.FINISHED, why
+                return
+        dropped = [reason for state, reason in acts if state is ActState.DROPPED and reason is not None]
+        refused = ActState.REFUSED in states or not dropped
+        self._refuse(case, Why.PLATFORM_REFUSED if refused else dropped[0])
 
 
-def _within(moments: deque[float], now_ms: float) -> int:
-    while moments and moments[0] <= now_ms - _HOUR_MS:
-        moments.popleft()
-    return len(moments)
-
-
-def _calls(row: DecisionRow) -> list[dict[str, Any]]:
-    calls: list[dict[str, Any]] = msgspec.json.decode(row.calls)
-    return calls
-
-
-def _names(jobs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    """Workflow and name of `jobs`, in order."""
-    return tuple(sorted({(job.get("workflow") or "", job.get("job_name") or "") for job in jobs}))
-
-
-def _jobs(case: _Case, call: Call) -> list[Mapping[str, Any]]:
-    return [job for job in case.jobs if call.job_id is None or job.get("job_id") == call.job_id]
+def _ran(act: Earlier) -> bool:
+    """Whether it ran something again, as far as is known."""
+    return act.action.startswith("rerun") and act.state not in _VAIN

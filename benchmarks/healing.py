@@ -9,17 +9,21 @@ Everything of ours is real but the network and the ledger's tables (analytics/ac
 webhooks are normalised, shards judge them, decisions are asked of the world's APIs in the platforms' own words, and
 what comes of them comes back as webhooks. Of logs the shards get the lines that tell why, as a reader finds them.
 Nobody else presses a button. One world a seed, in simulated time; the same seed gives the same world to each.
+
+    --rulebook A.toml [--compare B.toml]     rulebooks of your own in the place of what ships, and what one came to
+                                             less what the other and the rivals did, seed by seed
+
+Only what a rulebook says in mode act is done. Budgets are wide, whatever the settings say: rules are compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +32,7 @@ from analytics.fleet import Fleet
 from analytics.guards import RERUNS, Limits, moved_on
 from analytics.rulebook import Rulebook, compose
 from analytics.shard import Shard
+from benchmarks.healing_score import BOOKS, STUDENT, Score, differences, table
 from benchmarks.world import truth
 from benchmarks.world.api import Api
 from benchmarks.world.deliveries import Delivery, Source, Weather, deliveries
@@ -46,6 +51,8 @@ from connectors.platforms.acting import Send, Talk
 from connectors.platforms.asking import Reply
 from connectors.platforms.platform import Credential, Request
 from connectors.redaction import Redactor
+from flows.rulebook_commands import named_rulebook
+from flows.settings import Settings
 from models.records.acted import Acted, ActedJob, ActResult
 from models.records.calls import Done, RunState
 from models.records.columns import decode
@@ -53,7 +60,7 @@ from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS, EventType, shard_of
 from models.records.event import Event as EventRecord
 from models.records.evidence import Evidence, Line, Reading
-from models.records.ledger import HoldRules
+from models.records.ledger import ActState, HoldRules, Why
 from models.records.payload import from_json
 from models.records.raw import RawEntry
 
@@ -82,21 +89,6 @@ class Scene:
     repositories: int = 120
     pushes_per_hour: float = 180.0
     outage: tuple[float, float] | None = None
-
-
-class Score(NamedTuple):
-    """What came of it. Minutes are CI minutes spent on reruns."""
-
-    reruns: int
-    rescued: int
-    failed_again: int
-    harmed: int
-    missed: int
-    minutes: float
-    in_outage: int  # reruns of what the outage failed that were asked for while it went on
-    drained_seconds: float | None  # after the outage's end, until the last of what waited then was run again
-    held: Mapping[str, int] = {}
-    refused: Mapping[str, int] = {}
 
 
 class Place:
@@ -198,7 +190,8 @@ class Guard:
 
     def __init__(self, scene: Scene, rulebook: Rulebook, limits: Limits, rules: HoldRules) -> None:
         self.place = Place(scene)
-        self.acting = Acting(limits, rules, seed=scene.seed)
+        caps = {name: platform.most_reruns for name, platform in PLATFORMS.items()}
+        self.acting = Acting(limits, rules, most_reruns=caps, seed=scene.seed)
         self._shards = [Shard(number, rulebook, lambda _digest: rulebook) for number in range(SHARDS)]
         self._fleet = Fleet()
         self._normaliser = Normaliser(Redactor(b"a key of the benchmarks"), bytes)
@@ -206,6 +199,7 @@ class Guard:
         self._positions = [0] * SHARDS
         self._later: list[tuple[float, int, int, Entry]] = []
         self._troubles: dict[tuple[str, str], list[Trouble]] = {}
+        self._minutes: dict[str, float] = {}  # that failures took
         self._order = 0
         self._drained_seconds: float | None = None
 
@@ -318,22 +312,28 @@ class Guard:
                 self.acting.incident(incident)
         for outcome in output.act_outcomes:
             self.acting.came_of(outcome)
+        self._minutes.update({row.failure_id: (row.duration_ms or 0) / 60_000 for row in output.failures})
         for decision in output.decisions:
-            self.acting.decided(decision)
+            self.acting.decided(decision, sum(self._minutes.get(failure, 0.0) for failure in decision.jobs))
         self.acting.ended(told[-1][0], sum(row.completed for row in output.aggregates))
 
     def _carry_out(self, due: Due, now: float) -> None:
         """As the healer does it (flows/carrying.py), with nobody in between."""
         call, platform = due.call, PLATFORMS[due.call.platform]
+        if not call.moves_run:  # a note: nobody reads it here
+            self.acting.settled(due, ActState.DONE)
+            return
         state = self.place.hold(platform.look(call), call.platform)
         talk = platform.ask(call)
-        if not isinstance(state, RunState) or talk is None or moved_on(call, state) is not None:
-            self.acting.settled(due, happened=False)
+        moved = moved_on(call, state) if isinstance(state, RunState) else Why.PLATFORM_AWAY
+        if talk is None or moved is not None:
+            self.acting.settled(due, ActState.DROPPED, moved or Why.NO_ACTION)
             return
         result = self.place.hold(talk, call.platform)
         done = isinstance(result, Done)
         self._note_drained(due)
-        self.acting.settled(due, happened=done, made=msgspec.to_builtins(result) if done else None)
+        made = msgspec.to_builtins(result) if done else None
+        self.acting.settled(due, ActState.DONE if done else ActState.REFUSED, made=made)
         if done and isinstance(call, RERUNS):
             self._tell_shard(due, now)
 
@@ -376,15 +376,16 @@ class Guard:
         self._push(now, shard_of(row.instance, row.repository), entry)
 
 
-_STRATEGIES: Final = ("never", "once", "twice", "guard")
+RIVALS: Final = {"never": 0, "once": 1, "twice": 2}
+"""How often each runs again what fails."""
+_SHIPPED: Final = {"guard": compose(policy={"mode": "act", "await_log_seconds": 10, "most_attempts": 2}).body}
 
 
-def played(scene: Scene, strategy: str) -> Score:
-    """What comes of `scene` where that strategy heals."""
-    if strategy != "guard":
-        return rival(scene, {"never": 0, "once": 1, "twice": 2}[strategy])
-    policy = {"mode": "act", "await_log_seconds": 10, "most_attempts": 2}
-    return Guard(scene, compose(policy=policy), WIDE, HoldRules()).run()
+def played(scene: Scene, strategy: str, body: Mapping[str, Any] | None) -> Score:
+    """What comes of `scene` where that rival heals, or the rulebook `body`."""
+    if body is None:
+        return rival(scene, RIVALS[strategy])
+    return Guard(scene, Rulebook(body), WIDE, HoldRules()).run()
 
 
 WIDE: Final = Limits(
@@ -397,65 +398,54 @@ WIDE: Final = Limits(
 """Budgets that are wide enough not to be what is measured."""
 
 
-_STUDENT: Final = {5: 2.776, 10: 2.262, 20: 2.093}
-"""Quantiles at 97.5 % of Student's t, by the number of seeds."""
-
-
-class Figure(NamedTuple):
-    """One column of the table."""
-
-    name: str
-    of: Callable[[Score], float]
-
-
-_FIGURES: Final = (
-    Figure("reruns", lambda score: score.reruns),
-    Figure("rescued", lambda score: score.rescued),
-    Figure("failed again", lambda score: score.failed_again),
-    Figure("of real faults", lambda score: score.harmed),
-    Figure("CI minutes", lambda score: score.minutes),
-    Figure("rescued per 100 CI minutes", lambda score: 100 * score.rescued / score.minutes if score.minutes else 0.0),
-)
-
-
-def interval(values: Sequence[float]) -> str:
-    """The mean of `values` and half the width of its 95 % interval, over seeds."""
-    half = _STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
-
-
-def table(scores: Mapping[str, Sequence[Score]]) -> str:
-    """A Markdown table of what each strategy came to."""
-    lines = ["| | " + " | ".join(figure.name for figure in _FIGURES) + " |", "|---" * (len(_FIGURES) + 1) + "|"]
-    for strategy, of in scores.items():
-        cells = [interval([figure.of(score) for score in of]) for figure in _FIGURES]
-        lines.append(f"| {strategy} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def outage_scene(seed: int) -> Scene:
     """Thirty minutes without a registry, over 500 repositories, after two hours in which the fleet learns."""
     return Scene(seed, hours=3.0, repositories=500, pushes_per_hour=1500.0, outage=(7200.0, 1800.0))
 
 
+def rulebooks(rulebook: str | None, compare: str | None) -> Mapping[str, Mapping[str, Any]]:
+    """The bodies of the rulebooks that are played, by the strategy's name.
+
+    Raises:
+        ConfigError: there is none of that name, or it is wrong.
+    """
+    if rulebook is None:
+        return _SHIPPED
+    named = dict(zip(BOOKS, (rulebook, compare), strict=True))
+    return {name: named_rulebook(one, Settings.load({})).body for name, one in named.items() if one is not None}
+
+
 def main() -> None:
-    """Play every scene with every strategy; a line for each, then the table."""
+    """Play every scene with every strategy; a line for each, then the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.healing", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, choices=_STUDENT)
+    parser.add_argument("--seeds", type=int, default=10, choices=STUDENT)
     parser.add_argument("--hours", type=float, default=6.0)
     parser.add_argument("--outage", action="store_true", help="half an hour without a registry over 500 repositories")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rulebook", help="a settings file, or a rulebook's body (.json), in the place of what ships")
+    parser.add_argument("--compare", help="a second one, in the same worlds")
     args = parser.parse_args()
+    if args.compare and not args.rulebook:
+        parser.error("--compare wants --rulebook")
+    bodies = rulebooks(args.rulebook, args.compare)
     scenes = [outage_scene(seed) if args.outage else Scene(seed, args.hours) for seed in range(args.seeds)]
-    plays = [(scene, strategy) for scene in scenes for strategy in _STRATEGIES]
-    scores: dict[str, list[Score]] = {strategy: [] for strategy in _STRATEGIES}
-    with ProcessPoolExecutor(args.processes) as pool:
-        for (scene, strategy), score in zip(plays, pool.map(played, *zip(*plays, strict=True)), strict=True):
-            scores[strategy].append(score)
-            print(
-                msgspec.json.encode({"seed": scene.seed, "strategy": strategy, **score._asdict()}).decode(), flush=True
-            )
+    scores = play(scenes, bodies, args.processes)
     print(table(scores))
+    if args.rulebook:
+        print(f"\n{differences(scores)}")
+
+
+def play(scenes: Sequence[Scene], bodies: Mapping[str, Mapping[str, Any]], processes: int) -> dict[str, list[Score]]:
+    """What comes of every scene, by strategy; a line is printed for each."""
+    strategies: dict[str, Mapping[str, Any] | None] = {**dict.fromkeys(RIVALS), **bodies}
+    plays = [(scene, strategy, body) for scene in scenes for strategy, body in strategies.items()]
+    scores: dict[str, list[Score]] = {strategy: [] for strategy in strategies}
+    with ProcessPoolExecutor(processes) as pool:
+        for (scene, strategy, _), score in zip(plays, pool.map(played, *zip(*plays, strict=True)), strict=True):
+            scores[strategy].append(score)
+            told = {"seed": scene.seed, "strategy": strategy, **score._asdict()}
+            print(msgspec.json.encode(told).decode(), flush=True)
+    return scores
 
 
 if __name__ == "__main__":

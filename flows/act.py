@@ -19,7 +19,6 @@ from typing import Final
 import msgspec
 import structlog
 
-from analytics.guards import Limits
 from analytics.policy.rules import Policy
 from connectors import metrics, postgres_audit, postgres_quarantines
 from connectors.delivery import Delivery
@@ -28,6 +27,7 @@ from connectors.postgres_ledger import Case, Ledger
 from connectors.postgres_proposals import ALWAYS_BY
 from connectors.redis_append import Appender
 from flows import credentials_check
+from flows.act_limits import limits_of, rules_of
 from flows.acting_apis import actable
 from flows.books import Books
 from flows.carrying import Carrier
@@ -44,7 +44,6 @@ from models.records.calls import Done, Quarantine, Result
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import GuardError
 from models.records.event import shard_of
-from models.records.ledger import HoldRules
 
 _SEAL_SECONDS: Final = 60.0
 
@@ -147,19 +146,6 @@ def _claimer(settings: Settings, name: str, policy: Policy, ledger: Ledger) -> C
         proposal_seconds=settings.act.proposals_expire.total_seconds(),
         probe_seconds=settings.act.probe_every.total_seconds(),
     )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """What may be done at most, as the settings say."""
-    given = settings.act.limits.model_dump()
-    seconds = {f"{name}_seconds": given.pop(name).total_seconds() for name in ("cooldown", "crowd", "stale")}
-    return Limits(**given, **seconds)
-
-
-def rules_of(settings: Settings) -> HoldRules:
-    """How incidents are tried out and let go, as the settings say."""
-    act = settings.act
-    return HoldRules(act.probe_every.total_seconds(), act.probes_to_pass, drain_seconds=act.drain.total_seconds())
 
 
 async def _tell(appender: Appender, acted: Acted) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analytics.backtest import NOTHING, added, final, judged
+from analytics.executions import ENDS_SCHEMA, ends_of
 from analytics.fleet import Fleet
 from analytics.past import MOST_AT_ONCE, Span, batches
 from analytics.rulebook import Rulebook
@@ -97,6 +99,7 @@ class Plan:
     sides: tuple[Rules, ...]
     folder: Path
     key: bytes  # for pseudonyms
+    acts: bool = False  # how executions ended is kept, for what would have been done
 
 
 class Task(NamedTuple):
@@ -117,6 +120,8 @@ class Judged(NamedTuple):
     files: dict[str, Path]
     stats: ShardStats
     closed: list[ClosedMinutes]  # for the fleet
+    ends: Path | None  # how executions ended, where that is kept
+    completed: Counter[int]  # jobs that ended and did not fail, by minute, Unix milliseconds
 
 
 class Workshop:
@@ -137,15 +142,20 @@ class Workshop:
         """Let one shard say all that it has to say."""
         rules = self._plan.sides[task.side]
         parts = Parts(self._plan.folder, f"{task.side}-{task.shard:02}")
-        stats, closed = NOTHING, []
-        for output in judged(task.shard, _entries(task), rules.rulebook(), rules.resolve):
+        stats, closed, completed = NOTHING, [], Counter[int]()
+        ends = Ends(self._plan.folder / f"ends-{task.shard:02}.parquet") if self._plan.acts and not task.side else None
+        batches_read = _entries(task) if ends is None else ends.seen(_entries(task))
+        for output in judged(task.shard, batches_read, rules.rulebook(), rules.resolve):
             letters = list(map(self._redactor.redact_letter, output.dead_letters))
             parts.add(output._replace(dead_letters=letters))
             closed += output.closed
             stats = added(stats, output.stats)
+            for row in output.aggregates:
+                completed[row.minute_ms] += row.completed
             with self._done.get_lock():
                 self._done.value += output.stats.events
-        return Judged(task.side, task.shard, parts.close(), stats, closed)
+        told = ends.close() if ends is not None else None
+        return Judged(task.side, task.shard, parts.close(), stats, closed, told, completed)
 
 
 def _entries(task: Task) -> Iterator[Batch]:
@@ -153,6 +163,27 @@ def _entries(task: Task) -> Iterator[Batch]:
         return map(decode, entries(task.archive, task.shard, most=MOST_AT_ONCE))
     assert task.span is not None
     return batches(merged(task.runs), task.span)
+
+
+class Ends:
+    """A file that takes how the executions of one shard ended."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin with none."""
+        self._path: Final = path
+        self._writer: Final = pq.ParquetWriter(path, ENDS_SCHEMA, compression="zstd")
+
+    def seen(self, past: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, and keep of each what it tells of that."""
+        for batch in past:
+            if batch.events.num_rows:
+                self._writer.write_table(ends_of(batch))
+            yield batch
+
+    def close(self) -> Path:
+        """The file, whole."""
+        self._writer.close()
+        return self._path
 
 
 class Parts:

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from analytics.rulebook import Rulebook
-from flows import backtest, backtest_archive, backtest_report, detector_files, truth_files
+from flows import backtest, backtest_acts, backtest_archive, backtest_report, detector_files, truth_files
 from flows.backtest import Plan, Rules, Watch
+from flows.backtest_acts import Terms
 from flows.backtest_inputs import Sorted, is_archive, pieces, told_rows
 from flows.backtest_page import page
 from flows.backtest_report import Read, Side
@@ -43,6 +44,7 @@ def run(
     rulebook: str | None = None,
     compare: str | None = None,
     truth: Path | None = None,
+    acts: bool = False,
     json: bool = False,
     context: In,
 ) -> int:
@@ -65,6 +67,9 @@ def run(
         A second rulebook; the report says what it would have decided otherwise.
     truth
         What really happened, as Parquet, CSV or JSON lines.
+    acts
+        Say also what healers would have run again, what came of that as far as the past shows it, and what rivals that
+        run again whatever fails would have done. Limits and prices are those of the settings.
     json
         Answer with report.json instead of tables.
     """
@@ -80,9 +85,10 @@ def run(
         sides = [(name, _with(named_rulebook(name, settings), own, names, only=only)) for name in chosen]
     rulebooks = [rules.rulebook() for _, rules in sides]
     truths = truth_files.read(truth, {type(d).__name__ for d in rulebooks[0].detectors}) if truth else []
-    read, said = _judged(archive or paths, to, [rules for _, rules in sides], _key(settings))
+    terms = backtest_acts.terms_of(settings) if acts else None
+    read, said, acted = _judged(archive or paths, to, [rules for _, rules in sides], _key(settings), terms)
     made = [Side(name, book, *one) for (name, _), book, one in zip(sides, rulebooks, said, strict=True)]
-    report = backtest_report.build(read, made, names, truths)
+    report = backtest_report.build(read, made, names, truths) | ({"acts": acted} if acted is not None else {})
     (to / "report.json").write_text(to_json(report) + "\n", "utf-8")
     (to / "report.html").write_text(page(report), "utf-8")
     if json:
@@ -118,15 +124,18 @@ def _with(base: Rulebook, own: Sequence[DetectorFile], names: Sequence[str], *, 
 
 
 def _judged(
-    past: Path | Sequence[Path], to: Path, sides: Sequence[Rules], key: bytes
-) -> tuple[Read, list[tuple[dict[str, Path], ShardStats]]]:
-    """Judge an archive, or files; the rows of the first side stand in `to`, those of a second below it."""
+    past: Path | Sequence[Path], to: Path, sides: Sequence[Rules], key: bytes, terms: Terms | None
+) -> tuple[Read, list[tuple[dict[str, Path], ShardStats]], dict[str, Any] | None]:
+    """Judge an archive, or files; the rows of the first side stand in `to`, those of a second below it.
+
+    With `terms` also what would have been done.
+    """
     cut = [] if isinstance(past, Path) else pieces(past)
     read = backtest_archive.read(past) if isinstance(past, Path) else None
     size = sum(path.stat().st_size for path in {piece.path for piece in cut}) if read is None else read.rows << 9
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to, prefix=".parts-") as folder, _bar() as watch:
-        plan = Plan(tuple(sides), Path(folder), key)
+        plan = Plan(tuple(sides), Path(folder), key, acts=terms is not None)
         with backtest.crew(plan, size, watch) as crew:
             if isinstance(past, Path) and read is not None:
                 todo = backtest.archive_tasks(past, len(sides))
@@ -135,13 +144,13 @@ def _judged(
                 read = _read(done)
                 todo = backtest.tasks(done, read.span, len(sides))
             parts = crew.judge(todo, (read.rows - read.wrong) * len(sides))
-        return read, [
-            (
-                backtest.put_together(parts, side, to / "compared" if side else to, Path(folder)),
-                backtest.sum_of(part.stats for part in parts if part.side == side),
-            )
+        files = [
+            backtest.put_together(parts, side, to / "compared" if side else to, Path(folder))
             for side in range(len(sides))
         ]
+        acted = None if terms is None else backtest_acts.acted(files, parts, read.span, terms, to)
+    stats = [backtest.sum_of(part.stats for part in parts if part.side == side) for side in range(len(sides))]
+    return read, list(zip(files, stats, strict=True)), acted
 
 
 def _read(done: Sequence[Sorted]) -> Read:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from flows import backtest_acts
 from flows.charts import bars, columns
 
 _STYLE: Final = """
@@ -33,6 +34,8 @@ def page(report: Mapping[str, Any]) -> str:
     parts = [_read(report["input"])]
     if len(said) > 1:
         parts.append(_comparison(report))
+    if "acts" in report:
+        parts.append(_acts(report["acts"]))
     for one in said:
         name = f": {one['named']}" if len(said) > 1 else ""
         parts += [
@@ -180,4 +183,21 @@ def _comparison(report: Mapping[str, Any]) -> str:
         f"<h3>{decisions['changed']:,} of {decisions['compared']:,} decisions differ</h3>",
         _table(("#count", "before", "after", "because of"), groups),
         f"<h3>Findings of one only</h3>{_table(('detector', '#before', '#after'), only)}" if only else "",
+    )
+
+
+def _acts(said: Mapping[str, Any]) -> str:
+    differences = "".join(
+        f"<h3>{escape(title)}</h3>{_table(backtest_acts.ONLY, rows)}"
+        for title, rows in backtest_acts.only(said)
+        if rows
+    )
+    reasons = backtest_acts.reasons(said)
+    return _section(
+        "What would have been done",
+        "<p class=dim>What would have come of a rerun is known only where somebody ran the same job again on the same"
+        " commit: then it is what that came to. Minutes are those that the failed jobs took.</p>",
+        _table(backtest_acts.heads(said), backtest_acts.figures(said)),
+        f"<h3>Held, refused or left waiting</h3>{_table(backtest_acts.REASONS, reasons)}" if reasons else "",
+        differences,
     )

@@ -18,7 +18,7 @@ from rich.console import RenderableType
 from analytics import side_by_side, summary, truth
 from analytics.past import Span
 from analytics.rulebook import Rulebook
-from flows import rulebook_lines
+from flows import backtest_acts, rulebook_lines
 from flows.tables import facts, table
 from models.records.outputs import FindingState, IncidentState, ShardStats
 
@@ -134,7 +134,8 @@ def shown(report: Report) -> list[RenderableType]:
             parts.append(table(f"dead letters{name}", ("reason", "#entries"), one["dead_letters"].items()))
         if "truth" in one:
             parts.append(_truth(one["truth"], name))
-    return parts + (_comparison(report) if two else [])
+    acts = backtest_acts.shown(report["acts"]) if "acts" in report else []
+    return parts + (_comparison(report) if two else []) + acts
 
 
 def _input_facts(read: Mapping[str, Any]) -> RenderableType:
