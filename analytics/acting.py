@@ -34,7 +34,7 @@ from analytics.guards import (
 )
 from models.records.calls import Call, from_row
 from models.records.event import uuid5_text
-from models.records.ledger import ActState, Charge, Crowd, Earlier, HoldRules, Why, act_id
+from models.records.ledger import ActState, Charge, Crowd, Earlier, HoldRules, Why, act_id, goes_on
 from models.records.outputs import ActOutcome, DecisionRow, IncidentRow, Verdict
 
 _HOUR_MS: Final = 3_600_000
@@ -327,10 +327,9 @@ class Acting:
             longest = now_ms - hold.since_ms > _LONGEST_MS
             going_on = not longest if hold.crowd else incident_id in self._incidents
             tail = hold.results[-self._rules.passes :]
-            failures = [False] * self._rules.failures
             if hold.held and (not going_on or (len(tail) == self._rules.passes and all(tail))):
                 self._release(incident_id, hold, now_ms)
-            elif not hold.held and going_on and hold.results[-self._rules.failures :] == failures:
+            elif not hold.held and going_on and goes_on(hold.results[::-1], self._rules):
                 hold.held, hold.results, hold.since_ms = True, [], now_ms
                 hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
             if hold.held and hold.next_probe_ms <= now_ms:
