@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from analytics.guards import Limits, crowd_over_seconds, crowded
 from models.records.event import uuid5_text
-from models.records.ledger import Crowd, HoldRules
+from models.records.ledger import Crowd, HoldRules, goes_on
 from models.records.outputs import ActEnd, ActOutcome, DecisionRow, IncidentRow
 
 _HOUR_MS: Final = 3_600_000
@@ -154,14 +154,10 @@ class Holds:
         going_on = hold.began_ms > now_ms - _LONGEST_MS if hold.crowd else incident_id in self._incidents
         outcomes = self._outcomes(incident_id, hold)
         if hold.ended_ms is None:
-            if not going_on or _in_a_row(outcomes, wanted=True) >= self._rules.passes:
+            if not going_on or _passes(outcomes) >= self._rules.passes:
                 hold.ended_ms = now_ms
                 tended.released.append(incident_id)
-        elif (
-            going_on
-            and _in_a_row(outcomes, wanted=False) >= self._rules.failures
-            and not (hold.crowd and self._crowd_held(hold.signature))
-        ):
+        elif going_on and goes_on(outcomes, self._rules) and not (hold.crowd and self._crowd_held(hold.signature)):
             hold.began_ms, hold.ended_ms = now_ms, None
             hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
 
@@ -181,5 +177,6 @@ class Holds:
         return min((hold.next_probe_ms for hold in held), default=float("inf"))
 
 
-def _in_a_row(outcomes: list[bool], *, wanted: bool) -> int:
-    return sum(1 for _ in takewhile(lambda one: one is wanted, outcomes))
+def _passes(outcomes: list[bool]) -> int:
+    """How many passed in a row, the newest first."""
+    return sum(1 for _ in takewhile(bool, outcomes))

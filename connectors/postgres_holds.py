@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from connectors.postgres import AsyncConnection
-from models.records.ledger import HoldRules
+from models.records.ledger import HoldRules, goes_on
 
 _LONGEST_SECONDS: Final = 4 * 3600.0
 """For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
@@ -113,7 +113,7 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
         ended = "incident_closed" if kind == "incident" else "too_long"
         passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
         over = ended if not going_on else "probes_passed" if passed else None
-        failed_again = in_a_row(outcomes, "failed_same", "passed") >= rules.failures
+        failed_again = goes_on([outcome == "passed" for outcome in outcomes], rules)
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))

@@ -5,8 +5,9 @@ Closed: a column, a metric label and the answer to "why did it not heal?".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from models.records.event import uuid5_text
 
@@ -78,7 +79,7 @@ class HoldRules(NamedTuple):
 
     probe_seconds: float = 60.0  # between two probes
     passes: int = 2  # so many in a row say that it is over
-    failures: int = 2  # so many in a row after that say that it is not
+    failures: int = 3  # so many after that, and nearly all of late, say that it is not
     drain_seconds: float = 180.0  # over which what waited comes back
 
 
@@ -87,6 +88,19 @@ class Crowd(NamedTuple):
 
     repositories: int
     usual: float
+
+
+def goes_on(newest: Sequence[bool], rules: HoldRules) -> bool:
+    """Whether what was run again after an incident was said to be over fails so often that it is not: passed or not,
+    the newest first. Of hundreds that are let go some always fail a second time, two of them in a row as well.
+    """
+    of_late = newest[:_OF_LATE]
+    failed = len(of_late) - sum(of_late)
+    return failed >= rules.failures and failed >= _NEARLY_ALL * len(of_late)
+
+
+_OF_LATE: Final = 8
+_NEARLY_ALL: Final = 0.75
 
 
 class Charge(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.records.acted import ActResult
-from models.records.ledger import ActState, Standing, Why, act_id
+from models.records.ledger import ActState, HoldRules, Standing, Why, act_id, goes_on
 
 ABOUT: dict[str, Any] = {
     "instance": "hub",
@@ -36,3 +36,21 @@ def test_a_shard_is_told_of_every_state_but_the_intent() -> None:
 def test_words_are_told_apart_by_what_they_say() -> None:
     assert len({word.value for word in Why}) == len(Why)
     assert {"waiting", "proposed", "taken", "finished", "refused"} == {word.value for word in Standing}
+
+
+@pytest.mark.parametrize(
+    ("newest", "is_none"),
+    [
+        ("ff", False),
+        ("fff", True),
+        ("fffp", True),
+        ("ffpp", False),
+        ("ffffffpp", True),
+        ("fffffppp", False),
+        ("ppffffff", True),
+        ("pppppppp" + "f" * 99, False),
+        ("", False),
+    ],
+)
+def test_an_end_is_none_when_nearly_all_of_late_fails(newest: str, is_none: bool) -> None:
+    assert goes_on([one == "p" for one in newest], HoldRules()) is is_none
