@@ -94,6 +94,20 @@ def test_an_archive_and_its_events_say_the_same(guard: Guard, tmp_path: Path, rn
     assert _rows(tmp_path / "one") == _rows(tmp_path / "other")
 
 
+def test_of_an_archive_and_of_its_events_the_same_would_have_been_done(
+    guard: Guard, tmp_path: Path, rng: random.Random
+) -> None:
+    events = events_of(rng)
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(lines_of(events)))
+    (tmp_path / "act.toml").write_text('[rulebook.policy]\nmode = "act"\n')
+    past = (_archive(tmp_path / "archive", logs_of(events)), tmp_path / "events.jsonl")
+    told = [
+        guard("backtest", path, "--to", tmp_path / "out", "--rulebook", tmp_path / "act.toml", "--acts", "--json")
+        for path in past
+    ]
+    assert told[0].json()["acts"] == told[1].json()["acts"]
+
+
 def test_rules_that_are_named_are_in_force_from_the_first_entry_on(
     guard: Guard, tmp_path: Path, rng: random.Random
 ) -> None:
