@@ -384,15 +384,16 @@ def over(twin: Twin) -> None:
     twin.settled("1:run", ActState.DONE)
 
 
-def test_what_fails_twice_after_it_seemed_over_says_that_it_is_not(twin: Twin) -> None:
+def test_what_fails_again_and_again_after_it_seemed_over_says_that_it_is_not(twin: Twin) -> None:
     over(twin)
     twin.came_of("1:run", "failed_same")
-    twin.decided(act(twin, 10))
-    assert twin.claimed() == ["10:run"]
-    twin.settled("10:run", ActState.DONE)
-    twin.came_of("10:run", "failed_same")
-    twin.claimed()
-    twin.decided(act(twin, 11))
+    for number in (10, 11):
+        twin.decided(act(twin, number))
+        assert twin.claimed() == [f"{number}:run"]
+        twin.settled(f"{number}:run", ActState.DONE)
+        twin.came_of(f"{number}:run", "failed_same")
+        twin.claimed()
+    twin.decided(act(twin, 12))
     assert twin.claimed() == [Why.INCIDENT]
 
 
