@@ -109,6 +109,9 @@ _ACTS: Final = """
 SELECT case_id::text, extract(epoch FROM min(asked_at))::float8, bool_or(probe) FROM guard.acts
 WHERE state = 'done' AND signature = %s GROUP BY case_id
 """
+_LET_GO: Final = """
+SELECT extract(epoch FROM ended_at)::float8 FROM guard.holds WHERE signature = %s AND state = 'over' ORDER BY 1
+"""
 
 
 class Sky:
@@ -228,7 +231,7 @@ def _healers(settings: Path, count: int) -> Iterator[None]:
 
 def _write_settings(path: Path, servers: Rig, database: str, port: int, args: argparse.Namespace) -> None:
     first = free_ports(2 * args.healers)
-    scaled = {name: round(ms / args.speed) for name, ms in (("probe", 60_000), ("drain", 180_000), ("crowd", 300_000))}
+    scaled = {name: round(ms / args.speed) for name, ms in (("probe", 30_000), ("drain", 120_000), ("crowd", 300_000))}
     told = {"redis": servers.valkey.url, "postgres": database, "metrics": first, "api": first + args.healers}
     text = _SETTINGS.format(**told, **scaled)
     for name, value in _CREDENTIALS.items():
@@ -249,7 +252,9 @@ async def measure(servers: Rig, directory: Path, args: argparse.Namespace) -> di
                 await asyncio.sleep(_LOOK_SECONDS)
         ends = await (await flow.execute("SELECT case_id::text, state, reason FROM guard.healing")).fetchall()
         asked = await (await flow.execute(_ACTS, [sky.trouble.name])).fetchall()
-    return _judged(sky, ends, asked, args)
+        let_go = await (await flow.execute(_LET_GO, [sky.trouble.name])).fetchall()
+    released = [round(sky.clock.at(at) - sky.ends, 1) for (at,) in let_go]
+    return _judged(sky, ends, asked, args) | {"released_seconds": released}
 
 
 def _judged(sky: Sky, ends: list[Any], asked: list[Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -77,10 +77,10 @@ class Why(StrEnum):
 class HoldRules(NamedTuple):
     """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
 
-    probe_seconds: float = 60.0  # between two probes
+    probe_seconds: float = 30.0  # between two probes
     passes: int = 2  # so many in a row say that it is over
     failures: int = 3  # so many after that, and nearly all of late, say that it is not
-    drain_seconds: float = 180.0  # over which what waited comes back
+    drain_seconds: float = 120.0  # over which what waited comes back
 
 
 class Crowd(NamedTuple):
