@@ -5,7 +5,7 @@
 The healers, their ledger and the platforms' APIs are real; the world runs faster than ours, and so all times of the
 settings are as much shorter. What the flow does between them is played here, so that only healers are measured: each
 run that fails by nothing of its own is decided to be run again when it has ended, and what came of each rerun is
-written when that has ended. The fleet never says that there is an incident: crowds and probes have to find out alone.
+written when the jobs that had failed have ended again. The fleet never says that there is an incident: crowds and probes have to find out alone.
 
 `during` are reruns asked for while the registry was away; `of_twice` is their share of what "retry everything twice"
 asks for in that time, which runs each such failure again at once, and once more when that has failed too. `drained`
@@ -151,15 +151,19 @@ class Sky:
                 await connection.execute(_DECIDE, _decision(first, failed))
         by_case = {_case_of(first): first for first in self.cases.values()}
         for act_id, case in await (await connection.execute(_RUNNING)).fetchall():
-            last = self.world.attempts[by_case[case].run.id][-1]
-            if last.ended(self.at):
-                await connection.execute(_OUTCOME, [self._came(last), act_id])
+            came = self._came(by_case[case])
+            if came is not None:
+                await connection.execute(_OUTCOME, [came, act_id])
 
-    def _came(self, attempt: Attempt) -> str:
-        if attempt.ending is Ending.PASSED:
+    def _came(self, first: Attempt) -> str | None:
+        """What came of running again what failed of `first`; None while any of it goes on."""
+        failed = {job.job.name for job in first.jobs if job.ending in _FAILING}
+        again = [job for job in self.world.attempts[first.run.id][-1].jobs if job.job.name in failed]
+        if not all(job.ended(self.at) for job in again):
+            return None
+        if all(job.ending is Ending.PASSED for job in again):
             return "passed"
-        same = any(job.trouble is self.trouble for job in attempt.jobs)
-        return "failed_same" if same else "failed_otherwise"
+        return "failed_same" if any(job.trouble is self.trouble for job in again) else "failed_otherwise"
 
     def struck(self) -> dict[str, Attempt]:
         """What the outage failed, by case."""
