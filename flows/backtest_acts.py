@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ def acted(
     for side, tables in enumerate(files):
         frames = {name: pl.read_parquet(tables[name]) for name in ("failures", "diagnoses")}
         executions = Executions(ends, frames["failures"], frames["diagnoses"])
-        completed = sum((part.completed for part in parts if part.side == side), start=type(parts[0].completed)())
+        completed = sum((part.completed for part in parts if part.side == side), start=Counter[int]())
         said = Said(
             _decisions(tables["decisions"]), _incidents(tables["incidents"]), completed, span.last_ms + SILENCE_MS
         )
