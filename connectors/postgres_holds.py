@@ -21,7 +21,7 @@ WHERE state = 'proposed' AND expires_at <= clock_timestamp()
 RETURNING case_id, decision_id
 """
 
-# Of each hold: what came of its probes, and of what was run again after it was over, the newest first.
+# Of each hold: what came of its probes, and of what was run again after it was over, the last to be asked for first.
 _STANDING: Final = """
 SELECT h.incident_id, h.state,
        CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
@@ -32,7 +32,7 @@ SELECT h.incident_id, h.state,
            FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
            WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
              AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
-           ORDER BY o.ended_at DESC, o.act_id
+           ORDER BY a.asked_at DESC, o.act_id  -- a rerun from before the end may fail long after it
            LIMIT %(most)s) AS outcomes
 FROM guard.holds h
 WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
