@@ -10,7 +10,7 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from analytics.guards import Limits, crowd_over_seconds, crowded
@@ -21,6 +21,8 @@ from models.records.outputs import ActEnd, ActOutcome, DecisionRow, IncidentRow
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _LONGEST_MS: Final = 4 * _HOUR_MS
+_LOOKED_AT: Final = 20
+"""Outcomes of one hold."""
 _WATCHED_MS: Final = 2 * _HOUR_MS
 """For so long a hold that is over may begin again."""
 
@@ -71,7 +73,7 @@ class Holds:
         self._incidents: dict[str, IncidentRow] = {}
         self._holds: dict[str, _Hold] = {}
         self._asked: dict[str, list[Asked]] = defaultdict(list)
-        self._came: dict[str, tuple[float, bool]] = {}  # of each act, when it ended and whether it passed
+        self._came: dict[str, bool] = {}  # whether each act passed
         self._queued: dict[str, list[_Moment]] = defaultdict(list)  # by signature, in order
         self._signature_of: dict[str, tuple[str, _Moment]] = {}
 
@@ -135,7 +137,7 @@ class Holds:
     def came_of(self, row: ActOutcome) -> None:
         """Note what came of an act; what neither passed nor failed as before says nothing."""
         if row.outcome in (ActEnd.PASSED, ActEnd.FAILED_SAME):
-            self._came[row.act_id] = row.ended_ms or row.at_ms, row.outcome == ActEnd.PASSED
+            self._came[row.act_id] = row.outcome == ActEnd.PASSED
         else:
             self._came.pop(row.act_id, None)
 
@@ -165,11 +167,11 @@ class Holds:
         return any(one.crowd and one.signature == signature and one.ended_ms is None for one in self._holds.values())
 
     def _outcomes(self, incident_id: str, hold: _Hold) -> list[bool]:
-        """Of its probes, and once it is over of all that is run again: whether it passed, the newest first."""
-        since = hold.began_ms if hold.ended_ms is None else hold.ended_ms
-        counted = (a for a in self._asked[incident_id] if a.at_ms >= since and (a.probe or hold.ended_ms is not None))
-        known = [self._came[act.act_id] for act in counted if act.act_id in self._came]
-        return [passed for _, passed in sorted(known, key=lambda one: -one[0])]
+        """Of its probes, and once it is over of all that is run again: whether it passed, the last asked for first."""
+        over, since = hold.ended_ms is not None, hold.began_ms if hold.ended_ms is None else hold.ended_ms
+        late = takewhile(lambda act: act.at_ms >= since, reversed(self._asked[incident_id]))
+        known = (self._came[act.act_id] for act in late if (over or act.probe) and act.act_id in self._came)
+        return list(islice(known, _LOOKED_AT))
 
     def next_ms(self) -> float:
         """When something is due that nobody has to say."""

@@ -373,6 +373,19 @@ def test_only_a_probe_that_fails_as_before_breaks_the_row(twin: Twin, between: s
     assert released is (between != "failed_same")
 
 
+def test_a_probe_that_was_asked_for_earlier_and_ends_later_is_the_earlier_one(twin: Twin) -> None:
+    held(twin, 5)
+    twin.goes_by(61)
+    (slow,) = twin.claimed()
+    twin.settled(slow, ActState.DONE)
+    assert len(probe(twin, "passed")) == 1
+    twin.goes_by(1)
+    twin.came_of(slow, "failed_same")
+    assert len(probe(twin, "passed")) == 1
+    twin.claimed()
+    assert twin.stands(case(1))[1] is not Why.INCIDENT
+
+
 def over(twin: Twin) -> None:
     """Two probes passed, and all that waited has been run again."""
     held(twin, 3)
