@@ -12,6 +12,9 @@ from analytics.queues import Queues
 from analytics.rows import OUTCOMES, Guard, Rows, case_key_of, split_job_run
 from models.records.event import Outcome
 
+UNKNOWN_AGAIN_MS: Final = 10 * MINUTE_MS
+"""So often a job that goes on is looked at of which nobody knows how long it takes: meanwhile it may become known."""
+
 _WORDS: Final = tuple(outcome.value for outcome in OUTCOMES)
 _QUEUED: Final = Outcome.QUEUED.value
 _RUNNING: Final = Outcome.RUNNING.value
@@ -126,7 +129,7 @@ class Runs:
                 continue
             due = desk.asking.ask(detector, job_run, where, detector.due, history, usual, event=event)
             if due is not None and due > now:
-                later = min(later, due)
+                later = min(later, due if usual is not None else min(due, now + UNKNOWN_AGAIN_MS))
                 continue
             asked = due is not None and now - at < within_ms
             answer = desk.asking.judge(detector, job_run, history, where, event) if asked else None

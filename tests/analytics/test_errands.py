@@ -27,7 +27,7 @@ GITLAB: dict[str, Any] = {"platform": "gitlab", "instance": "gitlab.com", "rerun
 
 
 def _rulebook(**policy: Any) -> Rulebook:
-    return rulebooks.compose(scorer=SCORER, policy=policy)
+    return rulebooks.compose(scorer=SCORER, policy=policy, detectors={"StuckJob": {"patience_unknown": "1h"}})
 
 
 ACTING = _rulebook(mode="act")

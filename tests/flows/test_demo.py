@@ -248,7 +248,7 @@ def test_addresses_take_the_place_of_the_words_below() -> None:
 def test_a_line_says_the_same() -> None:
     assert line(NUMBERS) == (
         "0:42  1,245 deliveries  38 events/s  31 failures  31 decisions (act 9, wait 0, skip 22)"
-        "  4 findings  p99 123 ms"
+        "  4 findings  0 of 0 reruns green  0 held  p99 123 ms"
     )
     assert line(Numbers()).endswith("p99 -")
 
