@@ -93,7 +93,7 @@ class Healers:
 
     def _run_again(self, due: Due, now_ms: int) -> None:
         acted = _acted(due, now_ms)
-        ends, judged = self._executions.came_of(acted, due.decision.occurred_ms)
+        ends, judged = self._executions.came_of(acted)
         why = self._moved_on(acted, ends)
         if why is not None:
             self.acting.settled(due, ActState.DROPPED, why)

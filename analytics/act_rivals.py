@@ -40,7 +40,7 @@ def _rows(strategy: str, wanted: pl.DataFrame, executions: Executions, price: Pr
     for _, some in groupby(rows, key=lambda row: (row["case_id"], row["tried"], row["alone"])):
         failed = list(some)
         acted = _acted(failed)
-        _, judged = executions.came_of(acted, min(row["occurred_ms"] for row in failed))
+        _, judged = executions.came_of(acted)
         minutes, money = price(executions.cost(job.failure_id for job in acted.jobs))
         yield ActRow(
             strategy=strategy,

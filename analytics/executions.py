@@ -59,15 +59,17 @@ class Executions:
         causes = _causes(failures, diagnoses)
         self.costs: Final = _costs(named, failures)
         """What failed jobs took, by the id of their failure."""
+        self._failed_ms: Final = dict(failures.select("failure_id", pl.col("occurred_at").dt.epoch("ms")).iter_rows())
         self._ends: dict[str, list[End]] = {}
         for row in named.join(failed, on=_KEY, how="semi").sort("at_ms", "id").iter_rows(named=True):
             key = SEPARATOR.join(row[name] for name in _KEY)
             self._ends.setdefault(key, []).append(_end(row, causes.get(row["id"])))
         self._heads: Final = _heads(named)
 
-    def came_of(self, acted: Acted, since_ms: int) -> tuple[list[End], Judged]:
-        """The ends of the executions after that of `since_ms` which ran the jobs of `acted` again, and what is said."""
-        watch = Watch(_asked_at(acted, since_ms), [[] for _ in keys_of(acted)], 0)
+    def came_of(self, acted: Acted) -> tuple[list[End], Judged]:
+        """The ends of the executions which ran the jobs of `acted` again since they failed, and what is said of it."""
+        failed = [self._failed_ms[job.failure_id] for job in acted.jobs if job.failure_id in self._failed_ms]
+        watch = Watch(_asked_at(acted, min(failed, default=acted.asked_ms)), [[] for _ in keys_of(acted)], 0)
         for place, key in enumerate(keys_of(acted)):
             for end in self._ends.get(key, ()):
                 take(watch, place, end)

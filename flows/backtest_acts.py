@@ -133,10 +133,11 @@ def _rows(frame: pl.DataFrame) -> Iterable[dict[str, Any]]:
 
 def shown(said: Mapping[str, Any]) -> list[RenderableType]:
     """The part for a terminal."""
+    why = reasons(said)
     return [
         table("what would have been done", heads(said), figures(said)),
-        table("what healers would have held, refused or left waiting", REASONS, reasons(said)),
-        *(table(title, ONLY, rows) for title, rows in only(said)),
+        *([table("what healers would have held, refused or left waiting", REASONS, why)] if why else []),
+        *(table(title, ONLY, rows) for title, rows in only(said) if rows),
     ]
 
 
