@@ -354,10 +354,11 @@ class JobHistories(Histories):
         known = self._histories.get(job_key)
         if known is None:
             return False
+        since_ms = at_ms - self._desk.scopes[JOB].kept_ms
         tests = [
             seen
             for seen in known.seen
-            if seen.at_ms < at_ms and (seen.outcome is Outcome.PASSED or seen.category == Category.TEST)
+            if since_ms < seen.at_ms < at_ms and (seen.outcome is Outcome.PASSED or seen.category == Category.TEST)
         ]
         return _came_good(tests) or any(
             detector.judge(visible(detector, tests, at_ms - within_ms), at_ms) is not None

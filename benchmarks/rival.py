@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from analytics.cases import FLAKY_CHANCE
 from analytics.policy.decide import CaseView, FailedJob, decide
 from analytics.rulebook import Rulebook, compose
 from analytics.signatures.catalogue import facts_of
@@ -31,6 +32,7 @@ from benchmarks.rival_state import NO_TROUBLE, Case, Event, Minute, Shard, Told
 from connectors.redis_streams import log_key
 from models.records.entry import HEADER_BYTES, Kind, check, read_field
 from models.records.event import Outcome, case_id, uuid5_text
+from models.records.outputs import Category
 from models.scorers.rerun_passes import features
 
 _COUNT: Final = 1000  # entries of a shard in one read
@@ -107,6 +109,8 @@ class Loop:
             self._failed(shard, run, job, event, at, received_ms)
         elif told.outcome == "passed" and (*job, told.commit_sha) in shard.broken:
             began, first = shard.broken.pop((*job, told.commit_sha))
+            if (*job, told.commit_sha) in shard.tests:
+                shard.flaky.setdefault(job, []).append((began, at))
             finding = uuid5_text("finding", "FlakyTest", *map(str, job), first)
             said = (finding, 0, "FlakyTest", "raised", began, at, 1, [first, event.id], "failed and then passed")
             self._find(shard, job, said)
@@ -165,6 +169,8 @@ class Loop:
             shard.failing = {job: seen for job, seen in shard.failing.items() if seen[-1][0] > now - _WINDOW_MS}
             shard.repeated = {job: known for job, known in shard.repeated.items() if job in shard.failing}
             shard.broken = {job: known for job, known in shard.broken.items() if known[0] > now - _KEPT_MS}
+            shard.tests = {commit for commit in shard.tests if commit in shard.broken}
+            shard.flaky = {job: flips for job, flips in shard.flaky.items() if flips[-1][1] > now - 2 * _KEPT_MS}
             shard.cases = {run: case for run, case in shard.cases.items() if case.newest_ms > now - _WINDOW_MS}
 
     def _find(self, shard: Shard, subject: tuple[Any, ...], said: tuple[Any, ...]) -> None:
@@ -195,6 +201,7 @@ class Loop:
         )
         match = self.rulebook.catalogue.match(event.platform, facts, trouble.excerpt)
         signature = match.signature if match else None
+        is_test = signature is not None and signature.category is Category.TEST
         case = shard.cases.get(run)
         if case is None:
             names = ("instance", "repository", "pipeline_id", "workflow_id", "attempt")
@@ -207,6 +214,7 @@ class Loop:
             "score": None,
             "top": (),
             "repeated": self._repeated(shard, job, event, at),
+            "flaky": is_test and any(at - _KEPT_MS < began < over < at for began, over in shard.flaky.get(job, ())),
             "case_id": case.case_id,
             "received_ms": received_ms,
             "position": shard.position,
@@ -214,6 +222,8 @@ class Loop:
             "late": at <= shard.stream_ms - _KEPT_MS,
         }
         case.jobs[event.job_id or told.job_name or ""] = known
+        if is_test:
+            shard.tests.add((*job, told.commit_sha))
         shard.broken.setdefault((*job, told.commit_sha), (at, event.id))
         self._scored.append((known, self._features(event, signature)))
         self._touch(shard, case, at, received_ms)
@@ -312,8 +322,9 @@ def _view(known: dict[str, Any]) -> FailedJob:
         bool(told.is_fork),
         bool(told.allow_failure),
         told.native_retries or 0,
-        known["score"],
+        max(known["score"] or 0.0, FLAKY_CHANCE) if known["flaky"] else known["score"],
         known["repeated"],
+        flaky=known["flaky"],
         workflow=told.workflow,
         job_name=told.job_name,
         category=signature.category.value if signature else None,

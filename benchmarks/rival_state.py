@@ -104,6 +104,8 @@ class Shard:
         self.failing: dict[tuple[Any, ...], deque[tuple[int, str]]] = {}
         self.repeated: dict[tuple[Any, ...], list[Any]] = {}
         self.broken: dict[tuple[Any, ...], tuple[int, str]] = {}
+        self.tests: set[tuple[Any, ...]] = set()  # commits of jobs on which a test failed
+        self.flaky: dict[tuple[Any, ...], list[tuple[int, int]]] = {}  # when tests of a job failed, and then passed
         self.cases: dict[tuple[Any, ...], Case] = {}
         self.minutes: dict[int, dict[tuple[str, str], Minute]] = {}
         self.next_close_ms = 1 << 62

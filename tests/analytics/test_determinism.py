@@ -140,7 +140,7 @@ def test_disorder_of_five_minutes_leaves_the_same_findings_and_decisions(seed: i
     events = told(rng, gap_ms=0)
     end = events[-1].arrives_ms + 6 * MINUTE
     # What is usual for a job is known from minutes that closed in time; here only patience counts.
-    impatient = rulebooks.compose(scorer=SCORER, detectors={"StuckJob": {"factor": 0}})
+    impatient = rulebooks.compose(scorer=SCORER, detectors={"StuckJob": {"factor": 0, "patience_unknown": "1h"}})
     in_order, _ = play(log_of(events, until_ms=end).entries, fresh(impatient))
     expected, asked = _attempts(in_order), _asked(in_order)
     stand = {(row.detector, row.subject) for row in standing(in_order)}

@@ -36,7 +36,7 @@ def log(redis_url: str, database: str) -> str:
 
 def _ours(redis_url: str) -> Iterator[ShardOutput]:
     """What our shards say of the log."""
-    rulebook = rulebooks.configured(Settings.load({}))
+    rulebook = rulebooks.configured(Settings.load(LIKE_RIVAL))
     with redis.Redis.from_url(redis_url, protocol=2) as client:
         for number in range(SHARDS):
             raw = []
