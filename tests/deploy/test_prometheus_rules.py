@@ -93,6 +93,6 @@ def test_the_scrape_targets_are_the_ports_of_the_settings() -> None:
     targets: list[Any] = [
         json.loads(t) for t in re.findall(r"targets: (\[.*\])", (RULES / "prometheus.yml").read_text())
     ]
-    sections = (settings.flow, settings.archive, settings.reconcile)
+    sections = (settings.flow, settings.archive, settings.act, settings.reconcile)
     ports = (settings.receiver.admin_port, *(section.metrics_port for section in sections))
     assert targets == [[f"127.0.0.1:{port}"] for port in ports]
