@@ -87,7 +87,7 @@ class Outcome(NamedTuple):
 
 
 SHIPPED: Final = compose()
-BY_ABSENCE: Final = "StuckJob"
+BY_ABSENCE: Final = frozenset({"StuckJob", "StuckQueue"})
 """Whether its source still delivers and how long a job usually takes depend on when deliveries come, as they should."""
 
 
@@ -113,7 +113,7 @@ def outcome(log: list[Told]) -> Outcome:
             }
             for row in output.findings:
                 findings.pop((row.detector, row.subject), None)
-                if row.state != "cleared" and row.detector != BY_ABSENCE:
+                if row.state != "cleared" and row.detector not in BY_ABSENCE:
                     findings[row.detector, row.subject] = said_of(row)
             late += output.stats.late
             duplicates += output.stats.duplicates
