@@ -32,6 +32,8 @@ HOST: Final = "127.0.0.1"
 PATIENCE_SECONDS: Final = 20
 """How long a job may run before it is stuck. An hour is usual; nobody would see that within a minute."""
 
+_STARTED_AGAIN: Final = frozenset({"logs", "archive", "healer"})
+"""As whoever runs them in earnest would: a supervisor of the machine. The flow sees to its own workers."""
 _GRACE_SECONDS: Final = 8.0
 _TAIL_LINES: Final = 15
 _SOURCES: Final = {
@@ -127,6 +129,7 @@ class Files:
             f"api_port = {ports.act_api}",
             f"stop_file = {_quoted(self.directory / 'stop')}",
             f"audit_seals = {_quoted(self.directory / 'audit.seals')}",
+            'lease = "10s"',
             'probe_every = "2s"  # all this is for a world that runs sixty times as fast as ours',
             'drain = "5s"',
             "",
@@ -236,6 +239,7 @@ class Child:
         """Start it; on Linux it goes when the thread that did so goes."""
         self.name = name
         self.log = log
+        self.command = command
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
@@ -352,7 +356,7 @@ class Stage:
         self._children["world"].stop()
 
     def check(self) -> None:
-        """Insist that all still run.
+        """Insist that all still run; of what loses nothing by being killed, start another one.
 
         Raises:
             Unavailable: one has ended; the message says which, and a note has what it wrote last.
@@ -360,8 +364,11 @@ class Stage:
         for server in (self.valkey, self.postgres):
             if server.pid is None:
                 raise _noted(Unavailable(f"{server.name} has ended"), tail(server.data_dir / "server.log"))
-        for child in self._children.values():
-            if child.status is not None and not (child.name == "world" and child.status == 0):
+        for child in list(self._children.values()):
+            if child.name in _STARTED_AGAIN and (child.status or 0) < 0:
+                child.stop()
+                self._children[child.name] = Child(child.name, child.command, child.log)
+            elif child.status is not None and not (child.name == "world" and child.status == 0):
                 ended = f"was killed by signal {-child.status}" if child.status < 0 else f"ended with {child.status}"
                 raise _noted(Unavailable(f"the {child.name} {ended}"), tail(child.log))
 

@@ -122,6 +122,23 @@ def test_it_shows_decisions_and_leaves_nothing_behind(short_dir: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found under /proc")
+def test_a_healer_that_is_killed_is_started_again(short_dir: Path) -> None:
+    demo = start(short_dir, "--stay")
+    wait_until(lambda: world_under_way(short_dir), within=60, what="the first delivery")
+
+    def healers() -> set[int]:
+        return {pid for pid, command in processes(short_dir).items() if " act " in command}
+
+    (before,) = healers()
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: healers() - {before}, within=30, what="another healer")
+    demo.send_signal(signal.SIGINT)
+    said, wrong = demo.communicate(timeout=60)
+    assert "killed" not in said + wrong
+    assert nothing_left(short_dir), processes(short_dir)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found under /proc")
 def test_a_process_that_ends_is_named_and_ends_it_all(short_dir: Path) -> None:
     demo = start(short_dir, "--stay")
     wait_until(lambda: world_under_way(short_dir), within=60, what="the first delivery")
