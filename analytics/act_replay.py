@@ -92,7 +92,7 @@ class Healers:
                 self._note(due, round(now_ms), "done")
 
     def _run_again(self, due: Due, now_ms: int) -> None:
-        acted = _acted(due, now_ms)
+        acted = acted_of(due, now_ms)
         ends, judged = self._executions.came_of(acted)
         why = self._moved_on(acted, ends)
         if why is not None:
@@ -134,7 +134,8 @@ class Healers:
                 yield row_of(self._strategy, row, "observed", Why.MODE.value)
 
 
-def _acted(due: Due, now_ms: int) -> Acted:
+def acted_of(due: Due, now_ms: int) -> Acted:
+    """What its shard is told of an act that was carried out at `now_ms`."""
     row, call = due.decision, due.call
     return Acted(
         act_id=due.act_id,

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
+from analytics.act_replay import acted_of
 from analytics.acting import Acting, Due
 from analytics.fleet import Fleet
 from analytics.guards import RERUNS, Limits, moved_on
@@ -53,7 +54,6 @@ from connectors.platforms.platform import Credential, Request
 from connectors.redaction import Redactor
 from flows.rulebook_commands import named_rulebook
 from flows.settings import Settings
-from models.records.acted import Acted, ActedJob, ActResult
 from models.records.calls import Done, RunState
 from models.records.columns import decode
 from models.records.entry import Encoding, Entry, Kind, encode
@@ -346,32 +346,7 @@ class Guard:
             self._drained_seconds = self.place.at - ends
 
     def _tell_shard(self, due: Due, now: float) -> None:
-        row, call = due.decision, due.call
-        jobs = msgspec.json.decode(row.explanation)["jobs"]
-        about = [job for job in jobs if call.job_id is None or job["job_id"] == call.job_id]
-        acted = Acted(
-            act_id=due.act_id,
-            decision_id=row.decision_id,
-            case_id=row.case_id,
-            platform=call.platform,
-            instance=row.instance,
-            repository=row.repository,
-            pipeline_id=row.pipeline_id,
-            workflow_id=row.workflow_id,
-            attempt=row.attempt,
-            action=call.name,
-            target=call.job_id or "run",
-            result=ActResult.DONE,
-            signature=row.signature,
-            commit_sha=row.commit_sha,
-            branch=row.branch,
-            jobs=tuple(
-                ActedJob(job["failure_id"], job["workflow"] or "", job["job_name"] or "", job["signature"])
-                for job in about
-            ),
-            asked_ms=round(now * 1000),
-            probe=due.probe,
-        )
+        row, acted = due.decision, acted_of(due, round(now * 1000))
         entry = Entry(Kind.OUTCOME, Encoding.JSON, round(now * 1000), msgspec.json.encode(acted))
         self._push(now, shard_of(row.instance, row.repository), entry)
 

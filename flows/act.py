@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import socket
 import time
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from flows.operating import operator_app
 from flows.rulebooks import configured as configured_rulebook
 from flows.serving import all_until, server
 from flows.settings import Settings
+from flows.signalled import until_signalled
 from flows.stopping import Switch
 from models.records.acted import Acted
 from models.records.calls import Done, Quarantine, Result
@@ -57,14 +57,7 @@ def run(settings: Settings, *, number: int = 0) -> None:
         ConfigError: a setting is missing or cannot be used.
         Unavailable: the metrics port cannot be had.
     """
-    asyncio.run(_until_signalled(settings, number))
-
-
-async def _until_signalled(settings: Settings, number: int) -> None:
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    await serve(settings, stop, number=number)
+    until_signalled(partial(serve, settings, number=number))
 
 
 async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> None:

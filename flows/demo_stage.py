@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -281,6 +281,7 @@ class Stage:
         self.valkey = EmbeddedValkey(files.directory / "valkey")
         self.postgres = EmbeddedPostgres(files.directory / "postgres")
         self._children: dict[str, Child] = {}
+        self._starting: Future[None] | None = None  # another one of what was killed
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -292,8 +293,9 @@ class Stage:
         with self._stack:
             self._stack.callback(self.valkey.stop)
             self._stack.callback(self.postgres.stop)
-            pool = self._stack.enter_context(ThreadPoolExecutor(1, "postgres"))  # lives as long as the server must
-            migrated: Future[object] = pool.submit(lambda: migrate(self.postgres.start().url))
+            # A server dies with the thread that started it, so this one lives as long as the server must.
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(1, "postgres"))
+            migrated: Future[object] = self._pool.submit(lambda: migrate(self.postgres.start().url))
             self.valkey.start()
             self._stack.callback(self._stop_children)
             self.files.write_settings(redis=self.valkey.url, postgres=self.postgres.url, ports=self.ports)
@@ -315,6 +317,7 @@ class Stage:
         self._children[name] = Child(name, [sys.executable, "-m", module, *arguments], self.files.log(name))
 
     def _stop_children(self) -> None:
+        wait([self._starting] if self._starting else [])
         for child in self._children.values():
             child.ask_to_stop()
         for child in reversed(self._children.values()):
@@ -366,11 +369,16 @@ class Stage:
                 raise _noted(Unavailable(f"{server.name} has ended"), tail(server.data_dir / "server.log"))
         for child in list(self._children.values()):
             if child.name in _STARTED_AGAIN and (child.status or 0) < 0:
-                child.stop()
-                self._children[child.name] = Child(child.name, child.command, child.log)
+                if self._starting is None or self._starting.done():
+                    self._starting = self._pool.submit(self._start_again, child)
             elif child.status is not None and not (child.name == "world" and child.status == 0):
                 ended = f"was killed by signal {-child.status}" if child.status < 0 else f"ended with {child.status}"
                 raise _noted(Unavailable(f"the {child.name} {ended}"), tail(child.log))
+
+    def _start_again(self, child: Child) -> None:
+        """In a thread of its own: an interrupt in the midst of it must leave nobody behind."""
+        child.stop()
+        self._children[child.name] = Child(child.name, child.command, child.log)
 
     def too_late(self, message: str) -> Unavailable:
         """What is raised when all still run but do not do what they should; notes have what they wrote last."""

@@ -7,7 +7,6 @@ under that name it finds what it had in hand when it was last here.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ from flows.log_reader import Reader
 from flows.log_reading import Clocks
 from flows.rulebooks import configured as configured_rulebook
 from flows.settings import Settings
+from flows.signalled import until_signalled
 
 _CLOCKS: Final = Clocks(time.time, time.monotonic)
 _CONNECTIONS: Final = 2  # for each place: to the API, and to where it sends us on
@@ -48,14 +48,7 @@ def run(settings: Settings, *, number: int = 0) -> None:
         ConfigError: a setting is missing or cannot be used.
         Unavailable: the metrics port cannot be had.
     """
-    asyncio.run(_until_signalled(settings, number))
-
-
-async def _until_signalled(settings: Settings, number: int) -> None:
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    await serve(settings, stop, number=number)
+    until_signalled(partial(serve, settings, number=number))
 
 
 async def serve(settings: Settings, stop: asyncio.Event, *, number: int = 0) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Final, cast
 
@@ -27,6 +27,7 @@ from connectors.spool import Durable, Spool
 from connectors.webhook import Clocks, Source, create_admin_app, create_app
 from flows.serving import all_until, server
 from flows.settings import Settings
+from flows.signalled import until_signalled
 from models.records.errors import Unavailable
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -73,14 +74,7 @@ def run(settings: Settings) -> None:
         ConfigError: a setting is missing or cannot be used.
         Unavailable: a port cannot be had.
     """
-    asyncio.run(_until_signalled(settings))
-
-
-async def _until_signalled(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    until_signalled(partial(serve, settings))
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

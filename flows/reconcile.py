@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from flows.log_reading import Clocks
 from flows.reconcile_hooks import Hooks, visit_all
 from flows.reconcile_runs import SILENT_LOOKS, Budget, Look, Looking, Times
 from flows.settings import Settings
+from flows.signalled import until_signalled
 from models.records.calls import Refusal, Refused
 from models.records.errors import ConfigError, Unavailable
 
@@ -75,14 +75,7 @@ def run(settings: Settings) -> None:
         ConfigError: a setting is missing or cannot be used.
         Unavailable: the metrics port cannot be had.
     """
-    asyncio.run(_until_signalled(settings))
-
-
-async def _until_signalled(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    until_signalled(partial(serve, settings))
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

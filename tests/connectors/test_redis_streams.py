@@ -161,16 +161,14 @@ def test_appends_survive_a_killed_server_and_no_acknowledged_one_is_lost_or_doub
     own_valkey: EmbeddedValkey,
 ) -> None:
     async def append() -> int:
-        appender = Appender(own_valkey.url)
-        failed = 0
+        appender, failed = Appender(own_valkey.url), asyncio.Event()
 
         async def stubborn(n: int) -> None:
-            nonlocal failed
             while True:
                 try:
                     await appender.append(delivery(n % SHARDS, n))
                 except Unavailable:
-                    failed += 1
+                    failed.set()
                     await asyncio.sleep(0.02)
                 else:
                     return
@@ -179,22 +177,24 @@ def test_appends_survive_a_killed_server_and_no_acknowledged_one_is_lost_or_doub
             for _ in range(2):
                 await asyncio.sleep(0.05)
                 await asyncio.to_thread(own_valkey.kill)
+                failed.clear()
                 with pytest.raises(Unavailable):
                     await appender.ping()
+                await failed.wait()
                 own_valkey.start()  # in this thread: the server dies with the one that started it
 
-        async def steady() -> None:
-            for n in range(0, 1200, 12):
-                await asyncio.gather(*(stubborn(n + i) for i in range(12)))
-
-        await asyncio.gather(trouble(), steady())
+        count, killing = 0, asyncio.create_task(trouble())
+        while not killing.done():
+            await asyncio.gather(*(stubborn(count + shard) for shard in range(SHARDS)))
+            count += SHARDS
+        await killing
         await appender.close()
-        return failed
+        return count
 
-    assert asyncio.run(append()) > 0
+    count = asyncio.run(append())
     with connected(own_valkey.url) as client:
         for shard in range(SHARDS):
-            assert numbers(client, shard) == list(range(shard, 1200, SHARDS))
+            assert numbers(client, shard) == list(range(shard, count, SHARDS))
 
 
 def test_a_closed_appender_refuses_and_has_written_all_that_waited(any_redis_url: str, client: Any) -> None:
