@@ -29,9 +29,10 @@ import msgspec
 import numpy as np
 
 from benchmarks.latency import quantiles
-from benchmarks.rig import Rig, difference, free_ports, rig
+from benchmarks.rig import Rig, difference, rig
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.postgres import connect_async
+from flows.embedded import free_ports
 from models.records.calls import RerunFailed
 from models.records.event import case_id, uuid5_text
 

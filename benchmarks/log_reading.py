@@ -29,12 +29,13 @@ from typing import Any, Final
 import msgspec
 import redis
 
-from benchmarks.rig import free_ports, rig
+from benchmarks.rig import rig
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.deliveries import LogRequest
 from connectors.platforms.asking import JobRun
 from connectors.postgres import migrate
 from connectors.redis_streams import LOG_REQUEST_FIELD, log_key, passed_key, requests_key
+from flows.embedded import free_ports
 from models.records.entry import HEADER_BYTES
 from models.records.event import SHARDS, shard_of, uuid5_text
 from models.records.evidence import Reading

@@ -32,7 +32,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.rig import Rig, free_ports, rig
+from benchmarks.rig import Rig, rig
 from benchmarks.world import truth
 from benchmarks.world.api import Api
 from benchmarks.world.faults import Chance
@@ -44,6 +44,7 @@ from benchmarks.world.site import Site
 from benchmarks.world.troubles import OUTAGES
 from benchmarks.world.web import serving
 from connectors.postgres import AsyncConnection, connect_async
+from flows.embedded import free_ports
 from models.records.calls import Call, RerunFailed, RerunJob
 from models.records.event import PlatformName, case_id, uuid5_text
 

@@ -31,7 +31,7 @@ from benchmarks.world.deliveries import Source, Weather, deliveries
 from benchmarks.world.places import settle
 from benchmarks.world.records import Clock
 from benchmarks.world.sim import Habits, World
-from flows.embedded import EmbeddedValkey, free_port
+from flows.embedded import EmbeddedValkey, free_ports
 
 SECRET: Final = "receiver load"  # noqa: S105 - of this benchmark alone
 
@@ -145,7 +145,7 @@ _RECEIVER: Final = (
 @contextlib.contextmanager
 def receiver(redis_url: str, directory: Path) -> Iterator[tuple[str, int]]:
     """A receiver of its own process: its address and process id."""
-    port, admin_port = free_port(), free_port()
+    port, admin_port = free_ports(), free_ports()
     settings = directory / "guard.toml"
     settings.write_text(
         _SETTINGS.format(redis=redis_url, port=port, admin_port=admin_port, directory=directory, secret=SECRET)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +26,7 @@ from benchmarks.workload import Planned
 from connectors.postgres import connect, migrate, put_rulebook
 from connectors.redis_streams import log_key
 from flows import rulebooks
-from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_ports
 from flows.settings import Settings
 from models.records.entry import Encoding, Entry, Kind, encode
 from models.records.event import SHARDS
@@ -111,31 +110,18 @@ def environment(
     redis_url: str, database: str, recovery: Path, *, processes: int, rules: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of `python -m flows.worker`; `rules` are the variables that its rulebook is made of."""
-    ports = free_ports(2 * processes)
+    port = free_ports(2 * processes)
     return os.environ | {
         "GUARD_REDIS__URL": redis_url,
         "GUARD_POSTGRES__URL": database,
         "GUARD_REDACTION__KEY": REDACTION_KEY,
         "GUARD_FLOW__RECOVERY_DIR": str(recovery),
         "GUARD_FLOW__PROCESSES": str(processes),
-        "GUARD_FLOW__METRICS_PORT": str(ports),
-        "GUARD_FLOW__FIRST_PORT": str(ports + processes),
+        "GUARD_FLOW__METRICS_PORT": str(port),
+        "GUARD_FLOW__FIRST_PORT": str(port + processes),
         "GUARD_LOGGING__LEVEL": "warning",
         **rules,
     }
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` loopback ports in a row that nothing listens on."""
-    while True:
-        first = free_port()
-        with ExitStack() as probes:
-            try:
-                for port in range(first, first + count):
-                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return first
 
 
 def in_force(database: str, rules: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Final
 from uuid import UUID
@@ -91,18 +92,18 @@ def _run(options: Options) -> bool:
     for name in [name for name in os.environ if name.startswith(("GUARD_", "PG"))]:
         del os.environ[name]
     with ExitStack() as stack:
-        stack.enter_context(_interruptible_once())
+        asked = stack.enter_context(_interruptible_once())
         files = Files(stack.enter_context(_directory(options.keep)))
         _say(console, f"starting Valkey, PostgreSQL, the receiver and the dataflow in {files.directory}")
         stage = stack.enter_context(Stage(files))
         stack.callback(_deafen)
         connection = stack.enter_context(connect(stage.postgres.url, application_name="guard demo"))
         watch = Watch(connection, stage.ports, since=began)
-        _until(watch.ready, stage, _READY_SECONDS, "receiver and dataflow are not ready")
+        _until(lambda: _goes_on(asked) and watch.ready(), stage, _READY_SECONDS, "receiver and dataflow are not ready")
         _say(console, f"ready after {time.time() - began:.1f} s; now the world begins")
         seconds = options.ends or _FOR_EVER
         stage.start_world(seed=options.seed, speed=options.speed, rate=options.rate, seconds=seconds)
-        _watch(options, stage, watch, console, began=began)
+        _watch(options, stage, watch, console, asked, began=began)
         numbers, truth = _end(stage, watch, connection, began=began, of=options.ends)
         if options.picture is not None:
             options.picture.write_text(picture(numbers), "utf-8")
@@ -117,19 +118,31 @@ def _say(console: Console, text: str) -> None:
 
 
 @contextmanager
-def _interruptible_once() -> Iterator[None]:
-    """The first signal to end becomes a KeyboardInterrupt; later ones must not disturb the putting away."""
+def _interruptible_once() -> Iterator[Event]:
+    """The first signal to end becomes a KeyboardInterrupt; later ones must not disturb the putting away.
+
+    What is yielded is set by it as well, for a library may catch the exception, or make another one of it.
+    """
+    asked = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         _deafen()
+        asked.set()
         signal.default_int_handler(number, frame)
 
     before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _goes_on(asked: Event) -> bool:
+    """Whether nobody has asked for an end; raises KeyboardInterrupt once somebody has."""
+    if asked.is_set():
+        raise KeyboardInterrupt
+    return True
 
 
 def _deafen() -> None:
@@ -158,7 +171,7 @@ def _until(condition: Callable[[], bool], stage: Stage, seconds: float, otherwis
         stage.check()
 
 
-def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, began: float) -> None:
+def _watch(options: Options, stage: Stage, watch: Watch, console: Console, asked: Event, *, began: float) -> None:
     """Show what happens until the world is over or somebody has seen enough."""
     plain = options.plain or not console.is_terminal or console.is_dumb_terminal
     show = _lines(console, began) if plain else None
@@ -169,8 +182,8 @@ def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, be
             _say(console, text)
     try:
         with live:
-            while not stage.world_over:
-                numbers = _look(stage, watch, options.ends)
+            while _goes_on(asked) and not stage.world_over:
+                numbers = _look(stage, watch, options.ends, asked)
                 if show is not None:
                     show(numbers)
                 else:
@@ -181,7 +194,7 @@ def _watch(options: Options, stage: Stage, watch: Watch, console: Console, *, be
         return
 
 
-def _look(stage: Stage, watch: Watch, seconds: float | None) -> Numbers:
+def _look(stage: Stage, watch: Watch, seconds: float | None, asked: Event) -> Numbers:
     """The numbers now; a worker that was killed is waited for, as the supervisor starts it again."""
     deadline = time.monotonic() + _AWAY_SECONDS
     while True:
@@ -189,6 +202,7 @@ def _look(stage: Stage, watch: Watch, seconds: float | None) -> Numbers:
         try:
             return watch.look(seconds)
         except Unavailable:
+            _goes_on(asked)
             if time.monotonic() > deadline:
                 raise
             time.sleep(_LOOK_SECONDS)

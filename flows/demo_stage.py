@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from connectors.postgres import migrate
-from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_ports
 from flows.supervise import dies_with_parent
 from models.records.errors import ConfigError, Unavailable
 
@@ -61,7 +61,7 @@ class Ports:
     @classmethod
     def free(cls) -> Self:
         """Ports that nothing listens on now."""
-        return cls(*(free_port() for _ in fields(cls)))
+        return cls(*(free_ports() for _ in fields(cls)))
 
 
 class Files:

@@ -15,8 +15,11 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -31,14 +34,31 @@ _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _SOCKET_PATH_BYTES: Final = 103  # the shortest limit of a Unix socket's address among our systems
 _UNPRIVILEGED: Final = "nobody"  # PostgreSQL refuses to run as root
+_IS_LINUX: Final = sys.platform.startswith("linux")
+_MOST_RESERVED: Final = 64
+_RESERVED: Final[deque[ExitStack[bool | None]]] = deque()
 
 
-def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int = 1) -> int:
+    """The first of `count` loopback ports in a row on which nothing listens.
+
+    On Linux nobody else is given them either, until this process has asked for many more: a socket stays bound to each,
+    past which a server may still listen if it sets SO_REUSEADDR, as ours all do.
+    """
+    while True:
+        with suppress(OSError, OverflowError), ExitStack() as probes:  # one is somebody's, or beyond the last there is
+            first = 0
+            for i in range(count):
+                probe = probes.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", first + i))
+                first = first or probe.getsockname()[1]
+                if _IS_LINUX:  # only now, so that what somebody else has is not shared
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if _IS_LINUX:
+                _RESERVED.append(probes.pop_all())
+            if len(_RESERVED) > _MOST_RESERVED:
+                _RESERVED.popleft().close()
+            return first
 
 
 class _Server(ABC):

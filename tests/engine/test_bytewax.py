@@ -28,7 +28,7 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from connectors.postgres_sink import FLEET
 from connectors.redis_source import KEYS, Lead
-from flows.embedded import free_port
+from flows.embedded import free_ports
 from flows.heal import FLEET_KEY
 from tests.helpers import wait_until
 
@@ -317,7 +317,7 @@ CLUSTER = """
 
 
 def test_a_killed_process_ends_its_peers_within_seconds() -> None:
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    addresses = [f"127.0.0.1:{free_ports()}" for _ in range(2)]
     cluster = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(CLUSTER), str(number), *addresses],

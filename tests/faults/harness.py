@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -41,6 +40,7 @@ from connectors.postgres import connect
 from connectors.redaction import Redactor
 from connectors.redis_streams import log_key
 from flows import supervise
+from flows.embedded import free_ports
 from flows.rulebooks import resolver
 from flows.supervise import dies_with_parent
 from models.records.entry import Encoding, Entry, Kind, encode
@@ -368,11 +368,11 @@ class Flow:
         self.ground = ground
         self.births: list[Birth] = []
         self.status: int | None = None
-        ports = free_ports(2 * processes)
+        port = free_ports(2 * processes)
         self.settings: dict[str, object] = {
             "flow__processes": processes,
-            "flow__metrics_port": ports[0],
-            "flow__first_port": ports[processes],
+            "flow__metrics_port": port,
+            "flow__first_port": port + processes,
             **more,
         }
         self._log = ground.directory / "flow.log"
@@ -482,23 +482,6 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log: Any) -> s
         stderr=log,
         preexec_fn=dies_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """So many free loopback ports in a row, below those that the system gives out by itself."""
-    for _ in range(200):
-        first = random.SystemRandom().randrange(20_000, 32_000 - count)
-        held = []
-        try:
-            for port in range(first, first + count):
-                held.append(socket.create_server(("127.0.0.1", port)))  # noqa: PERF401 - those before a failure count
-        except OSError:
-            continue
-        finally:
-            for one in held:
-                one.close()
-        return list(range(first, first + count))
-    raise AssertionError("no free ports")
 
 
 @contextmanager

@@ -21,10 +21,11 @@ import httpx2
 
 from benchmarks.world.deliveries import Delivery
 from connectors.redaction import Redactor
+from flows.embedded import free_ports
 from models.records.entry import encode
 from models.records.event import SHARDS
 from tests.contracts import oracle
-from tests.faults.harness import KEY, SOURCES, Ground, free_ports, metric, normalise, spawn
+from tests.faults.harness import KEY, SOURCES, Ground, metric, normalise, spawn
 from tests.helpers import wait_until
 
 NO_ANSWER: Final = 0
@@ -36,7 +37,7 @@ class Receiver:
 
     def __init__(self, ground: Ground, name: str, *, spool: bool = True) -> None:
         self._ground = ground
-        self.port, self.admin = free_ports(2)
+        self.port, self.admin = free_ports(), free_ports()
         self.spool = ground.directory / f"spool-{name}"
         self._log = ground.directory / f"{name}.log"
         self._settings = ground.directory / f"{name}.toml"

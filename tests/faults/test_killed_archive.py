@@ -16,10 +16,9 @@ import polars as pl
 import pytest
 import redis
 
-from benchmarks.rig import free_ports
 from connectors.parquet import events, files, gaps
 from connectors.redis_streams import log_key, reader_ages
-from flows.embedded import EmbeddedValkey
+from flows.embedded import EmbeddedValkey, free_ports
 from models.records.columns import decode
 from models.records.event import SHARDS
 from models.records.raw import RawEntries, RawEntry

@@ -15,10 +15,9 @@ import msgspec
 import pytest
 import redis
 
-from benchmarks.rig import free_ports
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.redis_streams import log_key, requests_key
-from flows.embedded import EmbeddedValkey
+from flows.embedded import EmbeddedValkey, free_ports
 from models.records.entry import HEADER_BYTES, Kind
 from models.records.event import SHARDS
 from tests.flows.reading import append, request

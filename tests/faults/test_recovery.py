@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from connectors.postgres import connect, read_progress
+from flows.embedded import free_ports
 from flows.supervise import HOPELESS
 from tests.contracts import oracle
-from tests.faults.harness import Flow, Ground, changed, free_ports, spawn, story
+from tests.faults.harness import Flow, Ground, changed, spawn, story
 from tests.helpers import wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(240)]
@@ -78,7 +79,7 @@ def run_by_bytewax(ground: Ground, *arguments: str) -> subprocess.Popen[bytes]:
     """The flow as every Bytewax user starts one."""
     command = [sys.executable, "-m", "bytewax.run", "flows.heal:flow", *arguments]
     with (ground.directory / "bytewax.log").open("ab") as log:
-        return spawn(command, ground.environment(flow__metrics_port=free_ports(1)[0]), log)
+        return spawn(command, ground.environment(flow__metrics_port=free_ports()), log)
 
 
 def test_bytewax_run_makes_its_store_and_resumes_from_it(ground: Ground, rng: random.Random) -> None:

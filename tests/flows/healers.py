@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.rig import free_ports
 from benchmarks.world import truth
 from benchmarks.world.faults import Chance
 from benchmarks.world.records import Attempt, JobRun
@@ -26,6 +25,7 @@ from benchmarks.world.site import Act
 from benchmarks.world.web import Answer, Asked, serving
 from connectors.postgres import connect
 from connectors.redis_streams import log_key
+from flows.embedded import free_ports
 from models.records.calls import Call, Cancel
 from models.records.entry import HEADER_BYTES, Kind
 from models.records.event import SHARDS, uuid5_text

@@ -25,7 +25,7 @@ from connectors.redis_reader import ARCHIVE, Reader
 from connectors.redis_source import ShardSource
 from connectors.redis_streams import ARCHIVE_GROUP, forget_reader, log_key, reader_ages
 from flows.archive import Archiver, Hooks, serve
-from flows.embedded import EmbeddedValkey, free_port
+from flows.embedded import EmbeddedValkey, free_ports
 from flows.settings import Settings
 from models.records.errors import ConfigError
 from models.records.event import SHARDS
@@ -368,7 +368,7 @@ def environ(guard: Guard, monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_p
         "GUARD_REDACTION__KEY": KEY,
         "GUARD_ARCHIVE__DIRECTORY": str(tmp_path / "archive"),
         "GUARD_ARCHIVE__FLUSH": "1s",
-        "GUARD_ARCHIVE__METRICS_PORT": str(free_port()),
+        "GUARD_ARCHIVE__METRICS_PORT": str(free_ports()),
     }
     for name, value in set_.items():
         monkeypatch.setenv(name, value)
@@ -388,7 +388,7 @@ def test_two_processes_share_the_shards_and_a_third_is_turned_away(
     try:
         directory = tmp_path / "archive"
         wait_until(lambda: sum(file.entries for file in files(directory)) == 5 * SHARDS, within=30)
-        third = Settings.load(environ | {"GUARD_ARCHIVE__METRICS_PORT": str(free_port())})
+        third = Settings.load(environ | {"GUARD_ARCHIVE__METRICS_PORT": str(free_ports())})
         with pytest.raises(ConfigError, match=r"shard 00 of .* is archived by another process"):
             serve(third, stop)
     finally:

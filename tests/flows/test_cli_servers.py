@@ -18,7 +18,7 @@ from analytics.rulebook import compose
 from analytics.shard import Shard
 from connectors import redis_streams
 from connectors.postgres import Progress, connect, put_rulebook
-from flows.embedded import free_port
+from flows.embedded import free_ports
 from models.records import entry as wire
 from models.records.columns import decode
 from models.records.entry import Entry, Kind
@@ -335,7 +335,7 @@ def test_every_reason_has_words() -> None:
 @pytest.fixture
 def receiver(redis_url: str, tmp_path: Path) -> Iterator[tuple[Popen[bytes], int]]:
     """The command receive as a process of its own, and the port of its health."""
-    port, admin = free_port(), free_port()
+    port, admin = free_ports(), free_ports()
     path = tmp_path / "guard.toml"
     path.write_text(
         f'[redis]\nurl = "{redis_url}"\n[redaction]\nkey = "{KEY}"\n[receiver]\nport = {port}\nadmin_port = {admin}\n'
@@ -372,7 +372,7 @@ def test_receive_gets_ready_and_ends_when_told_to(receiver: tuple[Popen[bytes], 
 @pytest.fixture
 def flow(servers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Popen[bytes]]]:
     """Starts the command flow as a process of its own, with its workers; ends them all."""
-    monkeypatch.setenv("GUARD_FLOW__METRICS_PORT", str(free_port()))
+    monkeypatch.setenv("GUARD_FLOW__METRICS_PORT", str(free_ports()))
     running: list[Popen[bytes]] = []
 
     def start(*arguments: str) -> Popen[bytes]:

@@ -76,6 +76,7 @@ def short_dir() -> Iterator[Path]:
 def start(short_dir: Path, *options: str) -> subprocess.Popen[str]:
     # The address of a server that is none: what is set for real servers must not reach the demo.
     env = {**os.environ, "TMPDIR": str(short_dir), "GUARD_REDIS__URL": "redis://127.0.0.1:1", "PGPORT": "1"}
+    env |= {"PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "demo", *options],
         stdin=subprocess.DEVNULL,
@@ -103,13 +104,33 @@ def nothing_left(short_dir: Path) -> bool:
     return not list(short_dir.iterdir()) and not processes(short_dir)
 
 
-def world_under_way(short_dir: Path) -> bool:
-    return any(path.stat().st_size for path in short_dir.glob("*/world-0.jsonl"))
+def ended(demo: subprocess.Popen[str], *, within: float = 60.0) -> tuple[str, str]:
+    """What it said when it has ended; one that does not end fails the test with where each of its threads is."""
+    try:
+        return demo.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        demo.send_signal(signal.SIGABRT)
+        said, wrong = demo.communicate()
+        raise AssertionError(f"the demo has not ended within {within:.0f} s:\n{said}\n{wrong}") from None
+
+
+def wait_for_the_world(demo: subprocess.Popen[str], short_dir: Path) -> None:
+    """Until the first delivery was posted; fails with what the demo said when it ends before."""
+
+    def under_way() -> bool:
+        assert demo.poll() is None, "".join(demo.communicate())
+        return any(path.stat().st_size for path in short_dir.glob("*/world-0.jsonl"))
+
+    try:
+        wait_until(under_way, within=60, what="the first delivery")
+    except AssertionError:
+        ended(demo, within=0)
+        raise
 
 
 def test_it_shows_decisions_and_leaves_nothing_behind(short_dir: Path) -> None:
     demo = start(short_dir, "--seconds", "5", "--seed", "9")
-    said, wrong = demo.communicate(timeout=90)
+    said, wrong = ended(demo, within=90)
     assert demo.returncode == 0, said + wrong
     decisions = re.search(r"^Decisions: +([\d,]+):", said, re.MULTILINE)
     assert decisions is not None
@@ -124,7 +145,7 @@ def test_it_shows_decisions_and_leaves_nothing_behind(short_dir: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found under /proc")
 def test_a_healer_that_is_killed_is_started_again(short_dir: Path) -> None:
     demo = start(short_dir, "--stay")
-    wait_until(lambda: world_under_way(short_dir), within=60, what="the first delivery")
+    wait_for_the_world(demo, short_dir)
 
     def healers() -> set[int]:
         return {pid for pid, command in processes(short_dir).items() if " act " in command}
@@ -133,7 +154,7 @@ def test_a_healer_that_is_killed_is_started_again(short_dir: Path) -> None:
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: healers() - {before}, within=30, what="another healer")
     demo.send_signal(signal.SIGINT)
-    said, wrong = demo.communicate(timeout=60)
+    said, wrong = ended(demo)
     assert "killed" not in said + wrong
     assert nothing_left(short_dir), processes(short_dir)
 
@@ -141,10 +162,10 @@ def test_a_healer_that_is_killed_is_started_again(short_dir: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found under /proc")
 def test_a_process_that_ends_is_named_and_ends_it_all(short_dir: Path) -> None:
     demo = start(short_dir, "--stay")
-    wait_until(lambda: world_under_way(short_dir), within=60, what="the first delivery")
+    wait_for_the_world(demo, short_dir)
     receiver = next(pid for pid, command in processes(short_dir).items() if " receive " in command)
     os.kill(receiver, signal.SIGKILL)
-    said, wrong = demo.communicate(timeout=60)
+    said, wrong = ended(demo)
     assert demo.returncode == 1, said + wrong
     assert "the receiver was killed by signal 9" in wrong
     assert '"event": "receiving"' in wrong, "the last lines of its log"
@@ -153,9 +174,9 @@ def test_a_process_that_ends_is_named_and_ends_it_all(short_dir: Path) -> None:
 
 def test_one_that_stays_says_how_to_reach_it_and_ends_at_an_interrupt(short_dir: Path) -> None:
     demo = start(short_dir, "--stay")
-    wait_until(lambda: world_under_way(short_dir), within=60, what="the first delivery")
+    wait_for_the_world(demo, short_dir)
     demo.send_signal(signal.SIGINT)
-    said, wrong = demo.communicate(timeout=60)
+    said, wrong = ended(demo)
     assert demo.returncode in {0, 1}, said + wrong  # 1: it was ended before a job had failed
     assert re.search(r"^post +curl -K \S+ http://127.0.0.1:\d+/webhooks/jenkins$", said, re.MULTILINE), said
     assert "Where to look next" in said, said + wrong

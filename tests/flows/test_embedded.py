@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from flows.embedded import EmbeddedPostgres, EmbeddedValkey, free_ports
 from models.records.errors import ConfigError
 from tests.helpers import wait_until
 
@@ -51,7 +52,7 @@ def test_postgres_keeps_every_commit_through_a_kill(own_postgres: EmbeddedPostgr
 
 
 def test_servers_listen_on_loopback_where_a_port_is_named(servers_dir: Path) -> None:
-    port = free_port()
+    port = free_ports()
     with EmbeddedValkey(servers_dir / "loopback", port=port) as server, redis.Redis.from_url(server.url) as client:
         assert server.url == f"redis://127.0.0.1:{port}"
         assert client.ping()
@@ -93,3 +94,13 @@ def test_each_test_gets_its_own_database_with_our_tables(database: str, empty_da
     with psycopg.connect(database) as ours, psycopg.connect(empty_database) as empty:
         assert (ours.execute(count).fetchone() or (0,))[0] > 0
         assert empty.execute(count).fetchone() == (0,)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ports are kept from others on Linux")
+def test_free_ports_are_ours_and_nobody_elses() -> None:
+    first = free_ports(3)
+    for port in range(first, first + 3):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port)).close()
+    assert not {free_ports() for _ in range(20)} & {first, first + 1, first + 2}

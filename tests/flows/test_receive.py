@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from connectors.redis_streams import log_key
-from flows.embedded import EmbeddedValkey, free_port
+from flows.embedded import EmbeddedValkey, free_ports
 from models.records.entry import Kind, decode
 from models.records.event import SHARDS
 from models.records.payload import from_json
@@ -87,7 +87,7 @@ class Running:
 @contextmanager
 def receiver(redis_url: str, directory: Path, *, spool: bool = True) -> Iterator[Running]:
     """Start one on free ports, and stop it."""
-    port, admin = free_port(), free_port()
+    port, admin = free_ports(), free_ports()
     setting = f'spool_dir = "{directory}/spool"' if spool else ""
     settings = directory / "guard.toml"
     settings.write_text(_SETTINGS.format(redis=redis_url, port=port, admin=admin, spool=setting, secret=SECRET))
@@ -190,7 +190,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(redis_url: str, tmp_path: Path
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         settings = tmp_path / "guard.toml"
-        settings.write_text(_SETTINGS.format(redis=redis_url, port=port, admin=free_port(), spool="", secret=SECRET))
+        settings.write_text(_SETTINGS.format(redis=redis_url, port=port, admin=free_ports(), spool="", secret=SECRET))
         found = subprocess.run(
             [sys.executable, "-c", _RUN],
             cwd=ROOT,

@@ -32,6 +32,7 @@ from connectors.redaction import Redactor
 from connectors.redis_append import Appender, heartbeat
 from connectors.redis_heartbeats import last_heartbeat_ms
 from connectors.redis_streams import log_key, publish, requests_key
+from flows.embedded import free_ports
 from flows.log_reading import Clocks
 from flows.reconcile import Reconciler, open_reconciler
 from flows.reconcile_hooks import MOST_TRIES
@@ -578,8 +579,9 @@ def test_since_is_for_once(guard: Guard) -> None:
 
 
 @pytest.mark.usefixtures("servers")
-def test_the_process_reconciles_until_it_is_told_to_stop(env: Path, client: redis.Redis, free_port: int) -> None:
-    environment = {**os.environ, "GUARD_SETTINGS": str(env), "GUARD_RECONCILE__METRICS_PORT": str(free_port)}
+def test_the_process_reconciles_until_it_is_told_to_stop(env: Path, client: redis.Redis) -> None:
+    port = free_ports()
+    environment = {**os.environ, "GUARD_SETTINGS": str(env), "GUARD_RECONCILE__METRICS_PORT": str(port)}
     command = (sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main(['reconcile']))")
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE)
     try:
@@ -589,7 +591,7 @@ def test_the_process_reconciles_until_it_is_told_to_stop(env: Path, client: redi
         def found() -> bool:
             assert process.poll() is None
             try:
-                return metric(free_port, "guard_reconcile_events_total", 'outcome="found"') > 20
+                return metric(port, "guard_reconcile_events_total", 'outcome="found"') > 20
             except OSError:
                 return False
 
@@ -600,10 +602,3 @@ def test_the_process_reconciles_until_it_is_told_to_stop(env: Path, client: redi
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def free_port() -> int:
-    from tests.faults.harness import free_ports
-
-    return free_ports(1)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,22 +15,17 @@ from connectors.holding import hold
 from connectors.http import Api, Client, Limits
 from connectors.platforms import PLATFORMS
 from connectors.platforms.platform import Credential, Request
+from flows.embedded import free_ports
 from models.records.calls import Ambiguous, Call, Done, Refused, RerunJob, Unavailable
 from models.records.event import EventType
 
 SECRETS = {"lab": {"platform": "gitlab", "kind": "token", "secret": "s"}}
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_what_fails_is_run_again_over_http_and_the_world_knows_it(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text(json.dumps(SECRETS))
     (tmp_path / "apis.json").write_text(json.dumps({"gitlab": "lab"}))
-    port, failed = _free_port(), asyncio.Queue[Call]()
+    port, failed = free_ports(), asyncio.Queue[Call]()
 
     def received(asked: Asked) -> Answer:
         request = Request(asked.headers, asked.body, time.time())
