@@ -26,6 +26,7 @@ from flows.acting_apis import Hands, Way
 from models.records.calls import (
     Ambiguous,
     Call,
+    Cancel,
     Done,
     Notify,
     Quarantine,
@@ -35,6 +36,7 @@ from models.records.calls import (
     RunState,
     Unavailable,
 )
+from models.records.event import OPEN
 from models.records.ledger import ActState, Why
 
 _TRIES: Final = 3
@@ -126,8 +128,9 @@ class Carrier:
         act, state = way.act, await self._read(way)
         if not isinstance(state, RunState):
             return self._unread(way, state)
-        if act.before is not None and happened(act.call, act.before, state):
-            return Settled(ActState.DONE, None, _made(act.call, state))  # what was asked for earlier has come late
+        late = None if act.before is None else _became(act.call, act.before, state)
+        if late is not None:
+            return late
         why = moved_on(act.call, state)
         if why is Why.RUN_IN_PROGRESS:
             return Later(why, _GOES_ON_SECONDS)
@@ -167,6 +170,10 @@ class Carrier:
         """The platform says that the run does not stand so that it could be done: perhaps it only goes on still."""
         act = way.act
         state = await self._read(way)
+        if act.before is not None and isinstance(state, RunState):
+            late = _became(act.call, act.before, state)
+            if late is not None:
+                return late
         why = moved_on(act.call, state) if isinstance(state, RunState) else None
         if why is Why.RUN_IN_PROGRESS and act.tries < _TRIES:
             await self._book.not_asked(way.case, act, act.before)
@@ -193,8 +200,9 @@ class Carrier:
                 said = state
                 continue
             seen = True
-            if happened(act.call, before, state):
-                return Settled(ActState.DONE, None, _made(act.call, state))
+            became = _became(act.call, before, state)
+            if became is not None:
+                return became
         return await self._again(way, before, None) if seen else self._unseen(way, said)
 
     def _unseen(self, way: _Way, said: Refused | Unavailable | Ambiguous | None) -> Ended:
@@ -302,6 +310,16 @@ class _Gate:
             return result
         finally:
             talk.close()
+
+
+def _became(call: Call, before: RunState | None, state: RunState) -> Settled | None:
+    """What became of a request that may have got through, as far as its run shows; None: nothing yet."""
+    if happened(call, before, state):
+        return Settled(ActState.DONE, None, _made(call, state))
+    if isinstance(call, Cancel) and state.outcome not in OPEN:
+        # A run that was stopped after some of its jobs had failed may be called failed, as one that ended by itself is.
+        return Settled(ActState.UNKNOWN, Why.UNKNOWN, None)
+    return None
 
 
 def _made(call: Call, state: RunState) -> Done:

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from psycopg.rows import dict_row
 
 from benchmarks.world import truth
 from benchmarks.world.faults import Chance
@@ -297,6 +298,17 @@ def _effect(done: Act) -> Effect:
     return done.platform, number, target, done.what
 
 
+def _known_of(postgres: str, effects: Iterable[Effect]) -> dict[Effect, list[Any]]:
+    """All that the ledger has of the runs of these."""
+    query = (
+        "SELECT a.*, h.* FROM guard.acts a JOIN guard.healing h USING (case_id) WHERE a.platform = %s"
+        " AND coalesce(nullif(a.workflow_id, ''), a.repository || ' ' || a.pipeline_id) = %s"
+    )
+    with connect(postgres) as connection:
+        cursor = connection.cursor(row_factory=dict_row)
+        return {effect: cursor.execute(query, effect[:2]).fetchall() for effect in effects}
+
+
 def in_ledger(postgres: str, *states: str) -> Counter[Effect]:
     """Acts of the ledger that stand so."""
     query = (
@@ -311,9 +323,11 @@ def in_ledger(postgres: str, *states: str) -> Counter[Effect]:
 def check(town: Town, postgres: str, client: Any, decided: Mapping[str, DecisionRow]) -> dict[str, int]:
     """Judge what healers left behind when all is over: no act twice, none lost; figures."""
     done, unknown, real = in_ledger(postgres, "done"), in_ledger(postgres, "unknown"), effects(town)
-    assert not {effect: count for effect, count in real.items() if count > 1}, "an act twice"
-    assert not done - real, "the ledger says done of what was not"
-    assert not real - done - unknown, "something was done that the ledger does not have"
+    twice = Counter({effect: count for effect, count in real.items() if count > 1})
+    assert not twice, f"an act twice: {_known_of(postgres, twice)}"
+    assert not done - real, f"the ledger says done of what was not: {_known_of(postgres, done - real)}"
+    untold = real - done - unknown
+    assert not untold, f"something was done that the ledger does not have: {_known_of(postgres, untold)}"
     counts = town.counts()
     assert (counts["twice"], counts["invalid_requests"]) == (0, 0), town.site.invalid
     with connect(postgres) as connection:

@@ -242,6 +242,19 @@ def test_a_run_that_goes_on_when_it_is_asked_for_is_waited_for() -> None:
     assert settled(World(says(409), [FAILED, RUNNING]).carry_out(tries=2)) == (ActState.REFUSED, "state")
 
 
+def test_what_comes_late_is_ours_though_the_platform_says_that_it_cannot_be_done_now() -> None:
+    world = World(says(409), [FAILED, AGAIN])
+    assert settled(world.carry_out(before=FAILED, tries=1)) == (ActState.DONE, None)
+
+
+def test_whether_a_run_was_stopped_or_ended_by_itself_is_not_known_where_it_says_only_that_it_failed() -> None:
+    unknown = (ActState.UNKNOWN, Why.UNKNOWN)
+    assert settled(World(says(500), [RUNNING, FAILED]).carry_out(CANCEL)) == unknown
+    assert settled(World(looks=[FAILED]).carry_out(CANCEL, asked=NOW - 120, before=RUNNING, tries=1)) == unknown
+    assert settled(World(looks=[FAILED]).carry_out(CANCEL, before=RUNNING, tries=1)) == unknown
+    assert settled(World(says(409), [RUNNING, FAILED]).carry_out(CANCEL, before=RUNNING, tries=1)) == unknown
+
+
 # --- the world has moved on
 
 
