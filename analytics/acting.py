@@ -32,7 +32,7 @@ from analytics.guards import (
 )
 from analytics.policy.rules import Mode
 from models.records.calls import Call
-from models.records.ledger import ActState, Charge, Earlier, HoldRules, Standing, Why
+from models.records.ledger import NOT_TRIED, ActState, Charge, Earlier, HoldRules, Standing, Why
 from models.records.outputs import ActOutcome, DecisionRow, IncidentRow, Verdict
 
 _HOUR_MS: Final = 3_600_000
@@ -366,6 +366,8 @@ class Acting:
     def _refuse(self, case: _Case, why: Why) -> None:
         case.state, case.why = Standing.REFUSED, why
         self.refused[why] += 1
+        if case.probe and case.incident is not None and why in NOT_TRIED:
+            self._holds.not_tried(case.incident, case.due_ms)
 
     def _end(self, case: _Case) -> None:
         """How a case ends whose acts are all settled; one that was decided on again meanwhile is looked at anew."""

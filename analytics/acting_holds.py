@@ -57,6 +57,7 @@ class _Hold:
     began_ms: float
     next_probe_ms: float
     ended_ms: float | None = None  # None: its reruns wait
+    hopeful: bool = False  # the last probe that tells anything has passed
 
 
 _Moment = tuple[float, str, str]
@@ -147,15 +148,24 @@ class Holds:
         for incident_id, hold in self._holds.items():
             if hold.ended_ms is None or hold.ended_ms > now_ms - _WATCHED_MS:
                 self._judge(incident_id, hold, now_ms, tended)
-            if hold.ended_ms is None and hold.next_probe_ms <= now_ms:
+            if hold.ended_ms is None and self._due_ms(hold) <= now_ms:
                 hold.next_probe_ms = now_ms + self._rules.probe_seconds * 1000
                 tended.probes.append(incident_id)
         return tended
+
+    def not_tried(self, incident_id: str, at_ms: float) -> None:
+        """Note that a probe came to nothing before anything was tried: the next may be chosen at once."""
+        hold = self._holds[incident_id]
+        hold.next_probe_ms = min(hold.next_probe_ms, at_ms)
+
+    def _due_ms(self, hold: _Hold) -> float:
+        return hold.next_probe_ms - hold.hopeful * self._rules.sooner_seconds * 1000
 
     def _judge(self, incident_id: str, hold: _Hold, now_ms: float, tended: Tended) -> None:
         going_on = hold.began_ms > now_ms - _LONGEST_MS if hold.crowd else incident_id in self._incidents
         outcomes = self._outcomes(incident_id, hold)
         if hold.ended_ms is None:
+            hold.hopeful = _passes(outcomes) > 0
             if not going_on or _passes(outcomes) >= self._rules.passes:
                 hold.ended_ms = now_ms
                 tended.released.append(incident_id)
@@ -176,7 +186,7 @@ class Holds:
     def next_ms(self) -> float:
         """When something is due that nobody has to say."""
         held = [hold for hold in self._holds.values() if hold.ended_ms is None]
-        return min((hold.next_probe_ms for hold in held), default=float("inf"))
+        return min(map(self._due_ms, held), default=float("inf"))
 
 
 def _passes(outcomes: list[bool]) -> int:

@@ -62,6 +62,7 @@ _PROBE: Final = """
 WITH due AS (
     UPDATE guard.holds SET next_probe_at = clock_timestamp() + %(probe)s * interval '1 s', probes = probes + 1
     WHERE state = 'held' AND next_probe_at <= clock_timestamp()
+          + CASE WHEN incident_id = ANY (%(hopeful)s::uuid[]) THEN %(sooner)s ELSE 0 END * interval '1 s'
     RETURNING incident_id),
 chosen AS (
     SELECT DISTINCT ON (h.incident_id) h.case_id
@@ -107,12 +108,15 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     expired = await (await connection.execute(_EXPIRE)).fetchall()
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
+    hopeful: list[Any] = []
     standing = await connection.execute(_STANDING, given | {"most": _LOOKED_AT})
     for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
         about = given | {"incident_id": incident_id}
         ended = "incident_closed" if kind == "incident" else "too_long"
-        passed = in_a_row(outcomes, "passed", "failed_same") >= rules.passes
-        over = ended if not going_on else "probes_passed" if passed else None
+        passed = in_a_row(outcomes, "passed", "failed_same")
+        if passed:
+            hopeful.append(incident_id)
+        over = ended if not going_on else "probes_passed" if passed >= rules.passes else None
         failed_again = goes_on([outcome == "passed" for outcome in outcomes], rules)
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
@@ -122,7 +126,8 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
                 await connection.execute(_HOLD_AGAIN, about)
                 held_again.append(str(incident_id))
     await connection.execute(_ORPHANS, given)
-    probes = await (await connection.execute(_PROBE, given)).fetchall()
+    sooner = {"hopeful": hopeful, "sooner": rules.sooner_seconds}
+    probes = await (await connection.execute(_PROBE, given | sooner)).fetchall()
     return Tended(
         [(str(case), str(decision)) for case, decision in expired],
         [(str(case), str(incident)) for case, incident in probes],

@@ -25,7 +25,7 @@ from connectors import postgres_ledger_queries as queries
 from connectors.postgres import AsyncConnection
 from models.records.calls import Call, Result, RunState, from_row
 from models.records.errors import UnknownSchema
-from models.records.ledger import ActState, Charge, Crowd, Earlier, Standing, Why, act_id
+from models.records.ledger import NOT_TRIED, ActState, Charge, Crowd, Earlier, Standing, Why, act_id
 
 _DAY_SECONDS: Final = 86_400.0
 
@@ -256,7 +256,7 @@ class Ledger:
     async def end(self, case: Case, standing: Standing, why: Why) -> None:
         """It is finished, or refused; a decision that changed meanwhile is looked at anew."""
         given = {"state": standing, "why": why, "fence": case.fence, "revision": case.revision, "case_id": case.case_id}
-        await self.connection.execute(queries.END, given)
+        await self.connection.execute(queries.END, given | {"not_tried": list(NOT_TRIED)})
 
     async def approved(self, case: Case, by: str) -> None:
         """Note who said yes."""

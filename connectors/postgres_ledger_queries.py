@@ -149,7 +149,9 @@ SET state = 'waiting', reason = %s, due_at = coalesce(timestamptz 'epoch' + %s *
 WHERE case_id = %s AND fence IN (%s - 1, %s)
 """
 
+# Of a probe that came to nothing before anything was tried the next may be chosen at once.
 END: Final = """
+WITH ended AS (
 UPDATE guard.healing h
 SET state = CASE WHEN again THEN 'waiting' ELSE %(state)s END, reason = CASE WHEN again THEN 'new' ELSE %(why)s END,
     due_at = greatest(clock_timestamp(), CASE WHEN again THEN not_before END), fence = %(fence)s,
@@ -157,6 +159,9 @@ SET state = CASE WHEN again THEN 'waiting' ELSE %(state)s END, reason = CASE WHE
 FROM (SELECT k.case_id, k.revision > %(revision)s AND d.verdict = 'act' AND k.mode <> 'observe' AS again, d.not_before
       FROM guard.healing k JOIN guard.decisions d USING (decision_id) WHERE k.case_id = %(case_id)s) known
 WHERE h.case_id = known.case_id AND h.fence IN (%(fence)s - 1, %(fence)s)
+RETURNING h.incident_id, h.probe AND h.state = 'refused' AND h.reason = ANY (%(not_tried)s) AS not_tried)
+UPDATE guard.holds SET next_probe_at = least(next_probe_at, clock_timestamp())
+FROM ended WHERE ended.not_tried AND holds.incident_id = ended.incident_id
 """
 
 PROPOSE: Final = """

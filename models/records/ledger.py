@@ -77,10 +77,19 @@ class Why(StrEnum):
 class HoldRules(NamedTuple):
     """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
 
-    probe_seconds: float = 30.0  # between two probes
+    probe_seconds: float = 30.0  # between two probes; a quarter of it once the last that tells anything has passed
     passes: int = 2  # so many in a row say that it is over
     failures: int = 3  # so many after that, and nearly all of late, say that it is not
     drain_seconds: float = 120.0  # over which what waited comes back
+
+    @property
+    def sooner_seconds(self) -> float:
+        """By so much the next probe comes earlier where the last has passed."""
+        return 0.75 * self.probe_seconds
+
+
+NOT_TRIED: Final = frozenset({Why.STALE, Why.OVERTAKEN, Why.ALREADY_RUN, Why.NOT_FAILED})
+"""Why a probe may be refused without saying anything of its incident, so that another one is tried at once."""
 
 
 class Crowd(NamedTuple):

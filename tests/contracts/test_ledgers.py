@@ -363,6 +363,27 @@ def test_two_probes_that_pass_let_all_go_within_minutes(twin: Twin) -> None:
     assert [twin.stands(case(number))[0] for number in (1, 2)] == [Standing.TAKEN] * 2
 
 
+def test_after_a_probe_that_passed_the_next_comes_sooner(twin: Twin) -> None:
+    held(twin, 5)
+    probe(twin, "passed")
+    assert twin.claimed() == []
+    twin.goes_by(16)
+    (tried,) = twin.claimed()
+    twin.settled(tried, ActState.DONE)
+    twin.came_of(tried, "failed_same")
+    twin.goes_by(16)
+    assert twin.claimed() == []
+
+
+@pytest.mark.parametrize(("why", "sooner"), [(Why.OVERTAKEN, True), (Why.GIVEN_UP, False)])
+def test_a_probe_that_was_not_tried_after_all_is_followed_by_another(twin: Twin, why: Why, *, sooner: bool) -> None:
+    held(twin)
+    twin.goes_by(61)
+    assert twin.claimed() == ["3:run"]
+    twin.settled("3:run", ActState.DROPPED, reason=why)
+    assert twin.claimed() == (["2:run"] if sooner else [])
+
+
 @pytest.mark.parametrize("between", ["failed_same", "failed_otherwise", "overtaken"])
 def test_only_a_probe_that_fails_as_before_breaks_the_row(twin: Twin, between: str) -> None:
     held(twin, 5)
