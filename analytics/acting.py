@@ -157,6 +157,8 @@ class Acting:
         case, kept = self._cases[act.decision.case_id], self.acts[act.act_id]
         kept.earlier = kept.earlier._replace(state=state, made=dict(made or {}))
         kept.reason = reason
+        if state in _VAIN:
+            self._holds.nothing_of(act.act_id)
         states = [one.earlier.state for one in case.acts.values()]
         if all(one in _VAIN for one in states):
             self._budgets.give_back(case.charges)

@@ -15,14 +15,15 @@ from typing import Final, NamedTuple
 
 from analytics.guards import Limits, crowd_over_seconds, crowded
 from models.records.event import uuid5_text
-from models.records.ledger import Crowd, HoldRules, goes_on
+from models.records.ledger import Crowd, HoldRules, ahead, goes_on
 from models.records.outputs import ActEnd, ActOutcome, DecisionRow, IncidentRow
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _LONGEST_MS: Final = 4 * _HOUR_MS
-_LOOKED_AT: Final = 20
-"""Outcomes of one hold."""
+_MOST_PROBES: Final = 100
+_MOST_AFTER: Final = 1000
+"""Of what is run again after the end."""
 _WATCHED_MS: Final = 2 * _HOUR_MS
 """For so long a hold that is over may begin again."""
 
@@ -74,7 +75,7 @@ class Holds:
         self._incidents: dict[str, IncidentRow] = {}
         self._holds: dict[str, _Hold] = {}
         self._asked: dict[str, list[Asked]] = defaultdict(list)
-        self._came: dict[str, bool] = {}  # whether each act passed
+        self._came: dict[str, bool | None] = {}  # whether each act passed; None: it says nothing
         self._queued: dict[str, list[_Moment]] = defaultdict(list)  # by signature, in order
         self._signature_of: dict[str, tuple[str, _Moment]] = {}
 
@@ -137,10 +138,12 @@ class Holds:
 
     def came_of(self, row: ActOutcome) -> None:
         """Note what came of an act; what neither passed nor failed as before says nothing."""
-        if row.outcome in (ActEnd.PASSED, ActEnd.FAILED_SAME):
-            self._came[row.act_id] = row.outcome == ActEnd.PASSED
-        else:
-            self._came.pop(row.act_id, None)
+        says = row.outcome in (ActEnd.PASSED, ActEnd.FAILED_SAME)
+        self._came[row.act_id] = row.outcome == ActEnd.PASSED if says else None
+
+    def nothing_of(self, act_id: str) -> None:
+        """Note that nothing will come of an act."""
+        self._came[act_id] = None
 
     def tend(self, now_ms: float) -> Tended:
         """End holds that are over, begin those anew that are not, and say of which one is to be tried."""
@@ -165,8 +168,9 @@ class Holds:
         going_on = hold.began_ms > now_ms - _LONGEST_MS if hold.crowd else incident_id in self._incidents
         outcomes = self._outcomes(incident_id, hold)
         if hold.ended_ms is None:
-            hold.hopeful = _passes(outcomes) > 0
-            if not going_on or _passes(outcomes) >= self._rules.passes:
+            passed = ahead(one for one in outcomes if one is not None)
+            hold.hopeful = passed > 0
+            if not going_on or passed >= self._rules.passes:
                 hold.ended_ms = now_ms
                 tended.released.append(incident_id)
         elif going_on and goes_on(outcomes, self._rules) and not (hold.crowd and self._crowd_held(hold.signature)):
@@ -176,19 +180,20 @@ class Holds:
     def _crowd_held(self, signature: str) -> bool:
         return any(one.crowd and one.signature == signature and one.ended_ms is None for one in self._holds.values())
 
-    def _outcomes(self, incident_id: str, hold: _Hold) -> list[bool]:
-        """Of its probes, and once it is over of all that is run again: whether it passed, the last asked for first."""
-        over, since = hold.ended_ms is not None, hold.began_ms if hold.ended_ms is None else hold.ended_ms
+    def _outcomes(self, incident_id: str, hold: _Hold) -> list[bool | None]:
+        """Whether its probes passed, the last asked for first; once it is over, all that is run again.
+
+        Of these None is not known yet.
+        """
+        came, since = self._came, hold.began_ms if hold.ended_ms is None else hold.ended_ms
         late = takewhile(lambda act: act.at_ms >= since, reversed(self._asked[incident_id]))
-        known = (self._came[act.act_id] for act in late if (over or act.probe) and act.act_id in self._came)
-        return list(islice(known, _LOOKED_AT))
+        if hold.ended_ms is None:
+            probes = (came.get(act.act_id) for act in late if act.probe)
+            return list(islice((passed for passed in probes if passed is not None), _MOST_PROBES))
+        telling = (act for act in late if act.act_id not in came or came[act.act_id] is not None)
+        return [came.get(act.act_id) for act in islice(telling, _MOST_AFTER)]
 
     def next_ms(self) -> float:
         """When something is due that nobody has to say."""
         held = [hold for hold in self._holds.values() if hold.ended_ms is None]
         return min(map(self._due_ms, held), default=float("inf"))
-
-
-def _passes(outcomes: list[bool]) -> int:
-    """How many passed in a row, the newest first."""
-    return sum(1 for _ in takewhile(bool, outcomes))

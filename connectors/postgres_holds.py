@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
-from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from connectors.postgres import AsyncConnection
-from models.records.ledger import HoldRules, goes_on
+from models.records.ledger import HoldRules, ahead, goes_on
 
 _LONGEST_SECONDS: Final = 4 * 3600.0
 """For so long what nobody but healers has noticed is waited for at most: by then the fleet has an opinion."""
@@ -21,7 +19,8 @@ WHERE state = 'proposed' AND expires_at <= clock_timestamp()
 RETURNING case_id, decision_id
 """
 
-# Of each hold: what came of its probes, and of what was run again after it was over, the last to be asked for first.
+# Of each hold: what came of its probes, or of what was run again after it was over, the last to be asked for first;
+# null is what goes on still.
 _STANDING: Final = """
 SELECT h.incident_id, h.state,
        CASE WHEN h.kind = 'crowd' THEN h.began_at > clock_timestamp() - %(longest)s * interval '1 s'
@@ -29,11 +28,12 @@ SELECT h.incident_id, h.state,
        h.kind,
        ARRAY(
            SELECT o.outcome
-           FROM guard.acts a JOIN guard.current_act_outcomes o USING (act_id)
+           FROM guard.acts a LEFT JOIN guard.current_act_outcomes o USING (act_id)
            WHERE a.incident_id = h.incident_id AND a.asked_at >= coalesce(h.ended_at, h.began_at)
-             AND (a.probe OR h.state = 'over') AND o.outcome IN ('passed', 'failed_same')
-           ORDER BY a.asked_at DESC, o.act_id  -- a rerun from before the end may fail long after it
-           LIMIT %(most)s) AS outcomes
+             AND (o.outcome IN ('passed', 'failed_same') AND (a.probe OR h.state = 'over')
+                  OR o.outcome IS NULL AND h.state = 'over' AND a.state IN ('intent', 'done'))
+           ORDER BY a.asked_at DESC, a.act_id  -- a rerun from before the end may fail long after it
+           LIMIT CASE WHEN h.state = 'over' THEN %(most)s ELSE %(most_probes)s END) AS outcomes
 FROM guard.holds h
 WHERE h.state = 'held' OR h.ended_at > clock_timestamp() - interval '2 hours'
 """
@@ -85,8 +85,10 @@ RETURNING h.case_id
 """
 
 
-_LOOKED_AT: Final = 20
-"""Outcomes of one hold; no more than so many have to come in a row."""
+_MOST_PROBES: Final = 100
+"""Of those that were tried, so many of the newest."""
+_MOST_AFTER: Final = 1000
+"""Of what is run again after the end."""
 
 
 class Tended(NamedTuple):
@@ -109,15 +111,15 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
     released: list[tuple[str, str, int]] = []
     held_again: list[str] = []
     hopeful: list[Any] = []
-    standing = await connection.execute(_STANDING, given | {"most": _LOOKED_AT})
+    standing = await connection.execute(_STANDING, given | {"most": _MOST_AFTER, "most_probes": _MOST_PROBES})
     for incident_id, state, going_on, kind, outcomes in await standing.fetchall():
         about = given | {"incident_id": incident_id}
         ended = "incident_closed" if kind == "incident" else "too_long"
-        passed = in_a_row(outcomes, "passed", "failed_same")
+        passed = ahead(outcome == "passed" for outcome in outcomes if outcome is not None)
         if passed:
             hopeful.append(incident_id)
         over = ended if not going_on else "probes_passed" if passed >= rules.passes else None
-        failed_again = goes_on([outcome == "passed" for outcome in outcomes], rules)
+        failed_again = goes_on([None if outcome is None else outcome == "passed" for outcome in outcomes], rules)
         if state == "held" and over is not None:
             cursor = await connection.execute(_RELEASE, about | {"why": over})
             released.append((str(incident_id), over, cursor.rowcount))
@@ -134,8 +136,3 @@ async def tend(connection: AsyncConnection, rules: HoldRules) -> Tended:
         released,
         held_again,
     )
-
-
-def in_a_row(outcomes: Iterable[str], wanted: str, otherwise: str) -> int:
-    """How often `wanted` came since `otherwise` came last, the newest first; what is neither says nothing."""
-    return sum(one == wanted for one in takewhile(lambda one: one != otherwise, outcomes))

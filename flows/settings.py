@@ -304,7 +304,7 @@ class Act(Section):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 16  # cases in hand at once, of one healer
     lease: Duration = timedelta(minutes=2)  # after which a silent healer is thought dead; an answer may take half of it
     probe_every: Duration = timedelta(seconds=30)  # in an incident one of those that wait is tried
-    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many in a row say that it is over
+    probes_to_pass: Annotated[int, Field(ge=1, le=20)] = 2  # so many more that pass than fail say that it is over
     drain: Duration = timedelta(minutes=2)  # over which what waited comes back
     limits: ActLimits = ActLimits()
     stop_file: Path | None = None  # while it is there, nothing is done

@@ -5,7 +5,7 @@ Closed: a column, a metric label and the answer to "why did it not heal?".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
@@ -78,8 +78,8 @@ class HoldRules(NamedTuple):
     """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
 
     probe_seconds: float = 30.0  # between two probes; a quarter of it once the last that tells anything has passed
-    passes: int = 2  # so many in a row say that it is over
-    failures: int = 3  # so many after that, and nearly all of late, say that it is not
+    passes: int = 2  # so many more that pass than fail say that it is over
+    failures: int = 3  # so many after that, and nearly all of a dozen, say that it is not
     drain_seconds: float = 120.0  # over which what waited comes back
 
     @property
@@ -99,16 +99,39 @@ class Crowd(NamedTuple):
     usual: float
 
 
-def goes_on(newest: Sequence[bool], rules: HoldRules) -> bool:
-    """Whether what was run again after an incident was said to be over fails so often that it is not: passed or not,
-    the newest first. Of hundreds that are let go some always fail a second time, two of them in a row as well.
+def ahead(newest: Iterable[bool]) -> int:
+    """By how many more probes have passed than failed, since most of them failed: `newest` has whether each passed, in
+    the order in which they were asked for, the newest first.
+
+    This is Page's cumulative sum ("Continuous Inspection Schemes", Biometrika 41, 1954), one up for a pass, one down
+    for a failure and never below none. Of what an outage is not to blame for some always fails, and soonest of all.
     """
-    of_late = newest[:_OF_LATE]
-    failed = len(of_late) - sum(of_late)
-    return failed >= rules.failures and failed >= _NEARLY_ALL * len(of_late)
+    count = 0
+    for passed in reversed(list(newest)):
+        count = max(0, count + (1 if passed else -1))
+    return count
 
 
-_OF_LATE: Final = 8
+def goes_on(newest: Sequence[bool | None], rules: HoldRules) -> bool:
+    """Whether what was run again after an incident was said to be over fails so often that it is not.
+
+    `newest` is whether each has passed, in the order in which they were asked for, the newest first; None is not known
+    yet. What fails ends sooner than what passes, so that those that still go on count as not failed. Of hundreds that
+    are let go some always fail once more: nearly all of a dozen that were asked for one after another must have, and no
+    later dozen has passed for the most part.
+    """
+    size = min(_ONE_AFTER_ANOTHER, len(newest))
+    wanted = max(rules.failures, _NEARLY_ALL * size)
+    for first in range(len(newest) - size + 1):
+        window = newest[first : first + size]
+        if sum(one is False for one in window) >= wanted:
+            return True
+        if sum(one is True for one in window) > size / 2:
+            return False
+    return False
+
+
+_ONE_AFTER_ANOTHER: Final = 12
 _NEARLY_ALL: Final = 0.75
 
 

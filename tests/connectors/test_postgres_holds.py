@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from connectors import postgres_holds
 from connectors.postgres import Connection, connect, connect_async
-from connectors.postgres_holds import Tended, in_a_row
+from connectors.postgres_holds import Tended
 from connectors.postgres_ledger import Incident, Ledger
 from models.records.event import uuid5_text
 from models.records.ledger import HoldRules
@@ -204,14 +202,3 @@ def test_proposals_expire(database: str, rows: Connection) -> None:
     rows.execute(past, [act(1).case_id])
     assert tend(database).expired == [(act(1).case_id, act(1).decision_id)]
     assert [standing(rows, number)[0] for number in (1, 2)] == ["refused", "proposed"]
-
-
-@given(st.lists(st.sampled_from(["passed", "failed_same"])))
-def test_in_a_row_counts_up_to_the_first_that_is_otherwise(outcomes: list[str]) -> None:
-    count = in_a_row(outcomes, "passed", "failed_same")
-    assert outcomes[:count] == ["passed"] * count
-    assert outcomes[count : count + 1] in ([], ["failed_same"])
-
-
-def test_what_says_nothing_does_not_break_a_row() -> None:
-    assert in_a_row(["passed", "unseen", "passed", "failed_same", "passed"], "passed", "failed_same") == 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.records.acted import ActResult
-from models.records.ledger import ActState, HoldRules, Standing, Why, act_id, goes_on
+from models.records.ledger import ActState, HoldRules, Standing, Why, act_id, ahead, goes_on
 
 ABOUT: dict[str, Any] = {
     "instance": "hub",
@@ -49,8 +49,20 @@ def test_words_are_told_apart_by_what_they_say() -> None:
         ("fffffppp", False),
         ("ppffffff", True),
         ("pppppppp" + "f" * 99, False),
+        ("f..f.f..", False),  # what fails ends sooner than what will pass
+        ("." * 300 + "pf" * 6 + "f" * 12, True),
+        ("." * 300 + "ppf" * 6 + "f" * 12, False),
+        ("." * 5 + "fff.fffffff.f" + "p" * 9, True),
         ("", False),
     ],
 )
-def test_an_end_is_none_when_nearly_all_of_late_fails(newest: str, is_none: bool) -> None:
-    assert goes_on([one == "p" for one in newest], HoldRules()) is is_none
+def test_an_end_is_none_when_nearly_all_of_a_dozen_fail(newest: str, is_none: bool) -> None:
+    assert goes_on([{"p": True, "f": False, ".": None}[one] for one in newest], HoldRules()) is is_none
+
+
+@pytest.mark.parametrize(
+    ("oldest_first", "count"),
+    [("", 0), ("p", 1), ("f", 0), ("ffffpp", 2), ("pf", 0), ("pfp", 1), ("ppfpfp", 2), ("ppff" + "p" * 3, 3)],
+)
+def test_probes_are_ahead_by_as_many_as_passed_more_than_failed_lately(oldest_first: str, count: int) -> None:
+    assert ahead([one == "p" for one in reversed(oldest_first)]) == count
