@@ -69,6 +69,7 @@ CASES: Final[Mapping[str, Case]] = {
     "views": Case("benchmarks.views", "benchmarks.views --rows 20000"),
     "archive": Case("benchmarks.archive_speed", "benchmarks.archive_speed --events 20000 --rounds 1"),
     "backtest": Case("benchmarks.backtest_speed --events 1000000", "benchmarks.backtest_speed --events 20000"),
+    "repositories": Case("benchmarks.repositories", "benchmarks.repositories --repositories 100 1000 --events 20000"),
     "composite": Case("benchmarks.composite", "benchmarks.composite --backgrounds quiet --speeds 3600"),
     "snapshots": Case(
         "benchmarks.snapshots --repositories 100000 --minutes 35 --seconds 60",
