@@ -14,6 +14,7 @@ from models.records.outputs import DetectorFault
 MOST_ASIDE: Final = 100
 """A detector that failed on so many keys of a shard is not asked there at all until the rulebook changes."""
 _MOST_TEXT: Final = 500
+_LARGE: Final = 1 << 53
 
 T = TypeVar("T")
 
@@ -117,8 +118,8 @@ def _check(answer: object, judged: object) -> None:
     """
     if type(answer) is not Finding:
         raise TypeError(f"judge() answered {type(answer).__name__}, not a Finding or None")
-    times = (answer.first_ms, answer.last_ms, answer.occurrences)
-    if not all(type(number) is int and 0 <= number < 1 << 53 for number in times) or answer.first_ms > answer.last_ms:
+    first, last, count = times = (answer.first_ms, answer.last_ms, answer.occurrences)
+    if not type(first) is type(last) is type(count) is int or not (0 <= first <= last < _LARGE and 0 <= count < _LARGE):
         raise ValueError(f"judge() answered first_ms, last_ms, occurrences = {times}")
     _check_text(answer.message)
     known = {seen.id for seen in judged} if isinstance(judged, History) else set()

@@ -17,6 +17,7 @@ Quarantines are part of it: see quarantines.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
@@ -93,7 +94,7 @@ class Errands:
         """Decide what is to be done about a finding that was raised, has changed or was cleared."""
         if not healing(row.detector) or row.instance not in self.platforms:
             return
-        case_id = uuid5_text("errand", row.finding_id)
+        case_id = _case_of(row.finding_id)
         errand = self._errands.get(case_id)
         if row.state == FindingState.CLEARED.value:
             if errand is not None:
@@ -341,6 +342,11 @@ class Errands:
         self._reran.load(memories[1])
         self._commented.load(memories[2])
         self.quarantines.load(quarantines)
+
+
+@lru_cache(4096)
+def _case_of(finding_id: str) -> str:
+    return uuid5_text("errand", finding_id)
 
 
 def _nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -77,7 +77,7 @@ class Histories:
         if known is None:
             due = desk.timers.at(desk.stream_ms + kept_ms, self.history_due, key)
             known = self._histories[key] = Remembered(due, [])
-        elif new.id in [seen.id for seen in known.seen]:
+        elif _stands(known.seen, new):
             return False
         came = [new, *self._came_before(key, known, new)]
         for seen in came:
@@ -317,7 +317,8 @@ class JobHistories(Histories):
         main = [told for half in (early.young, early.old) for told in half.get(name, ())]
         if main:
             wanted = {told for told in main if told[3] == commit}
-            if new.main and (after := [told for told in main if told[:2] > new[:2]]):
+            when = new[:2]
+            if new.main and (after := [told for told in main if told > when]):
                 wanted.add(min(after))
             passes += [_passed(told, told[3], main=True) for told in wanted]
         there = {seen.id for seen in known.seen} if passes else set()
@@ -393,6 +394,12 @@ class JobHistories(Histories):
 
 def _nobody(_case_key: str, _position: int) -> None:
     """Hear of an overtaken case and do nothing."""
+
+
+def _stands(seen: Sequence[Seen], new: Seen) -> bool:
+    """Whether an event is there already, however it is explained by now; an event has one time."""
+    place = bisect_left(seen, new[:2])
+    return place < len(seen) and seen[place].id == new.id
 
 
 def _on_commit(key: str, commit: str | None) -> str:

@@ -4,10 +4,10 @@
 
 The healers, their ledger and the platforms' APIs are real; the world runs faster than ours, and so all times of the
 settings are as much shorter. Not so the second between two looks of a healer at what is held: at ten times the speed a
-probe that is due after half a minute goes out up to ten seconds late. What the flow does between them is played here, so that only healers are measured: each
-run that fails by nothing of its own is decided to be run again when it has ended, and what came of each rerun is
-written when the jobs that had failed have ended again. The fleet never says that there is an incident: crowds and
-probes have to find out alone.
+probe that is due after half a minute goes out up to ten seconds late. What the flow does between them is played here,
+so that only healers are measured: each run that fails by nothing of its own is decided to be run again when it has
+ended, and what came of each rerun is written when the jobs that had failed have ended again. The fleet never says that
+there is an incident: crowds and probes have to find out alone.
 
 `during` are reruns asked for while the registry was away; `of_twice` is their share of what "retry everything twice"
 asks for in that time, which runs each such failure again at once, and once more when that has failed too. `drained`

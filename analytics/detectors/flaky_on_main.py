@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from analytics.detectors.detector import JOB, Detector, Finding, History, Seen
 from analytics.examples import failed, passed
 from models.records.event import FAILING, Outcome
+
+_PASSED: Final = Outcome.PASSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +70,16 @@ class FlakyOnMain(Detector):
 
 def _isolated(history: History) -> list[list[Seen]]:
     """The failures of single commits, each with the pass of the next commit; not where that commit passed too."""
-    passed = {seen.commit_sha for seen in history if seen.outcome is Outcome.PASSED} | {None}
-    isolated: list[list[Seen]] = []
+    passed: set[str | None] = {None}
+    alone: list[list[Seen]] = []
     red: list[Seen] = []
     for seen in history:
-        if not seen.main:
-            continue
-        if seen.outcome is not Outcome.PASSED:
+        if seen.outcome is _PASSED:
+            passed.add(seen.commit_sha)
+            if red and seen.main:
+                if len(red) == 1 or len({other.commit_sha for other in red}) == 1:
+                    alone.append([*red, seen])
+                red = []
+        elif seen.main:
             red.append(seen)
-        elif red:
-            commit = red[0].commit_sha
-            if commit not in passed and all(other.commit_sha == commit for other in red):
-                isolated.append([*red, seen])
-            red = []
-    return isolated
+    return [flip for flip in alone if flip[0].commit_sha not in passed]
