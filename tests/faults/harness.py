@@ -38,7 +38,8 @@ from connectors.platforms import PLATFORMS
 from connectors.platforms.platform import Request
 from connectors.postgres import connect
 from connectors.redaction import Redactor
-from connectors.redis_streams import log_key
+from connectors.redis_reader import parse_id
+from connectors.redis_streams import GROUP, log_key
 from flows import supervise
 from flows.embedded import free_ports
 from flows.rulebooks import resolver
@@ -301,6 +302,28 @@ class Ground:
         with connect(self.postgres_url) as connection:
             return dict(connection.execute("SELECT shard, position FROM guard.progress").fetchall())
 
+    def last_ids(self) -> dict[int, tuple[int, int]]:
+        """The id of the last entry of each shard that has any."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for shard in range(SHARDS):
+                pipe.xrevrange(log_key(shard), count=1)
+            newest = pipe.execute()
+        return {shard: parse_id(found[0][0]) for shard, found in enumerate(newest) if found}
+
+    def durable(self) -> dict[int, tuple[int, int]]:
+        """How far each shard has durably come, by its cursor in Redis."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for shard in range(SHARDS):
+                pipe.xinfo_groups(log_key(shard))
+            known = pipe.execute(raise_on_error=False)
+        return {
+            shard: parse_id(group["last-delivered-id"])
+            for shard, groups in enumerate(known)
+            if not isinstance(groups, Exception)
+            for group in groups
+            if group["name"] in (GROUP, GROUP.encode())
+        }
+
     def beat(self, shards: Iterable[int]) -> None:
         """Append a heartbeat to `shards`; it says nothing of the time, only that there is something to read."""
         beat = encode(Entry(Kind.HEARTBEAT, Encoding.JSON, 1, b"{}"))
@@ -308,17 +331,21 @@ class Ground:
             self.client.xadd(log_key(shard), dict([beat]))
 
     def drain(self, flow: Flow, *, within: float = 60.0) -> None:
-        """Wait until all that is in the streams is judged; a shard with nothing to say says so at its next entry."""
-        target = self.lengths()
+        """Wait until all that is in the streams is judged, and what the fleet makes of it is written.
+
+        A shard with nothing to say says so at its next entry. The fleet does not say how far it came: its rows are
+        there when the epoch of the last entries is durable, which the cursors in Redis tell.
+        """
+        target, last = self.lengths(), self.last_ids()
         nudge = Nudge(self)
 
         def drained() -> bool:
             flow.must_run()
-            reached = self.reached()
+            reached, durable = self.reached(), self.durable()
             behind = [shard for shard, count in target.items() if reached.get(shard, 0) < count]
             if behind:
                 nudge(behind)
-            return not behind
+            return not behind and all(durable.get(shard, (0, 0)) >= entry_id for shard, entry_id in last.items())
 
         wait_until(drained, within=within, what="the streams' end")
 
