@@ -22,6 +22,7 @@ _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _LONGEST_MS: Final = 4 * _HOUR_MS
 _MOST_PROBES: Final = 100
+"""Of those that were tried, so many of the newest."""
 _MOST_AFTER: Final = 1000
 """Of what is run again after the end."""
 _WATCHED_MS: Final = 2 * _HOUR_MS
@@ -58,7 +59,7 @@ class _Hold:
     began_ms: float
     next_probe_ms: float
     ended_ms: float | None = None  # None: its reruns wait
-    hopeful: bool = False  # the last probe that tells anything has passed
+    hopeful: bool = False  # of late more of its probes have passed than failed
 
 
 _Moment = tuple[float, str, str]

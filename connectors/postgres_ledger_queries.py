@@ -149,7 +149,8 @@ SET state = 'waiting', reason = %s, due_at = coalesce(timestamptz 'epoch' + %s *
 WHERE case_id = %s AND fence IN (%s - 1, %s)
 """
 
-# Of a probe that came to nothing before anything was tried the next may be chosen at once.
+# Of a probe that came to nothing before anything was tried the next may be chosen at once. Who tends a hold locks it
+# before its cases, and we have ours already: where it is locked the next probe comes when it would have come.
 END: Final = """
 WITH ended AS (
 UPDATE guard.healing h
@@ -161,7 +162,9 @@ FROM (SELECT k.case_id, k.revision > %(revision)s AND d.verdict = 'act' AND k.mo
 WHERE h.case_id = known.case_id AND h.fence IN (%(fence)s - 1, %(fence)s)
 RETURNING h.incident_id, h.probe AND h.state = 'refused' AND h.reason = ANY (%(not_tried)s) AS not_tried)
 UPDATE guard.holds SET next_probe_at = least(next_probe_at, clock_timestamp())
-FROM ended WHERE ended.not_tried AND holds.incident_id = ended.incident_id
+WHERE incident_id IN (
+    SELECT known.incident_id FROM guard.holds known JOIN ended USING (incident_id)
+    WHERE ended.not_tried FOR UPDATE OF known SKIP LOCKED)
 """
 
 PROPOSE: Final = """

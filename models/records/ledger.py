@@ -77,14 +77,14 @@ class Why(StrEnum):
 class HoldRules(NamedTuple):
     """How an incident, in which reruns of its cause wait, is tried out, and how it lets go."""
 
-    probe_seconds: float = 30.0  # between two probes; a quarter of it once the last that tells anything has passed
+    probe_seconds: float = 30.0  # between two probes; a quarter of it while more have passed than failed of late
     passes: int = 2  # so many more that pass than fail say that it is over
     failures: int = 3  # so many after that, and nearly all of a dozen, say that it is not
     drain_seconds: float = 120.0  # over which what waited comes back
 
     @property
     def sooner_seconds(self) -> float:
-        """By so much the next probe comes earlier where the last has passed."""
+        """By so much the next probe comes earlier while more have passed than failed of late."""
         return 0.75 * self.probe_seconds
 
 
