@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ LEAVING_SECONDS: Final = 1.0
 """For so long after it was told to go everything is still answered, while /readyz already says no: a balancer sends
 elsewhere before the port closes, which resets connections that nobody has taken yet. It also covers that Granian
 misses a stop that comes before its worker has begun."""
+_LAST_WORD_SECONDS: Final = 0.001
 _BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
 
 
@@ -39,9 +42,21 @@ def server(app: ASGIApp, host: str, port: int) -> Server:
 async def _serving(server: Server) -> None:
     try:
         await server.serve()
+        while _native_threads_in_python():  # noqa: ASYNC110 - nothing tells us that one has left
+            await asyncio.sleep(_LAST_WORD_SECONDS)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise Unavailable(f"{server.bind_addr}:{server.bind_port} cannot be had: {reason}") from None
+
+
+def _native_threads_in_python() -> bool:
+    """Whether a thread that Python did not start runs Python code.
+
+    A thread of Granian's tells the event loop of its end from there. Before CPython 3.14 one that wants back in while
+    the interpreter is taken apart is unwound, which Rust answers with abort (PyO3/pyo3 4874).
+    """
+    running = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
+    return not running.keys() <= {thread.ident for thread in threading.enumerate()}
 
 
 async def all_until(
