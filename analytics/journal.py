@@ -2,7 +2,8 @@
 
 A snapshot is taken at the end of every epoch, while nothing is read. Of what is remembered for minutes only a small
 part is new since the last one, so only that is encoded and compressed; the rest is bytes that stand already. Most of
-what is new is written down before, whenever enough of it has come together.
+what is new is written down before, whenever enough of it has come together. Chunks never change, so that whoever takes
+snapshots may keep them elsewhere, and name them.
 """
 
 from __future__ import annotations
@@ -38,13 +39,26 @@ def _last(_before: Any, value: Any) -> Any:  # noqa: ANN401 - whatever they are
     return value
 
 
+class Chunks(list[bytes]):
+    """What a journal wrote, in order; what was written before is the same objects the next time."""
+
+
+def kept_elsewhere(state: Any, keep: Callable[[Chunks], Any]) -> Any:  # noqa: ANN401 - whatever it is
+    """`state` with what `keep` makes of the chunks of each journal in their place."""
+    if isinstance(state, Chunks):
+        return keep(state)
+    if isinstance(state, dict):
+        return {name: kept_elsewhere(value, keep) for name, value in state.items()}
+    return [kept_elsewhere(value, keep) for value in state] if isinstance(state, list) else state
+
+
 class Journal:
     """The journal of one mapping. Whoever changes a key of it, or takes it out, appends the key to `changed`."""
 
     def __init__(self) -> None:
         """Begin with nothing written."""
         self.changed: list[str] = []
-        self._chunks: list[bytes] = []
+        self._chunks = Chunks()
         self._entries = 0
 
     def settle(self, items: Mapping[str, V], plain: Plain[V] = _same) -> None:
@@ -54,7 +68,7 @@ class Journal:
         """
         whole = self._entries + len(self.changed) > 2 * len(items) + _SPARE
         if whole:
-            self._chunks, self._entries, self.changed = [], 0, list(items)
+            self._chunks, self._entries, self.changed = Chunks(), 0, list(items)
         if self.changed:
             keys = dict.fromkeys(self.changed)
             told = [[key, plain(items[key], whole=whole) if key in items else None] for key in keys]
@@ -62,10 +76,10 @@ class Journal:
             self._entries += len(keys)
             self.changed = []
 
-    def written(self, items: Mapping[str, V], plain: Plain[V] = _same) -> list[bytes]:
-        """All of `items` as chunks, of which those that were written before are the same bytes."""
+    def written(self, items: Mapping[str, V], plain: Plain[V] = _same) -> Chunks:
+        """All of `items`."""
         self.settle(items, plain)
-        return list(self._chunks)
+        return Chunks(self._chunks)
 
     def read(self, chunks: list[bytes], join: Callable[[Any, Any], Any] = _last) -> dict[str, Any]:
         """Take what `written` gave; the items. A key that was taken out is not among them, so None can be no value.
@@ -73,7 +87,7 @@ class Journal:
         `join` is given what was told of a key before, or None, and what is told then.
         """
         read = [msgspec.msgpack.decode(unpacked(chunk)) for chunk in chunks]
-        self._chunks, self._entries, self.changed = list(chunks), sum(map(len, read)), []
+        self._chunks, self._entries, self.changed = Chunks(chunks), sum(map(len, read)), []
         items: dict[str, Any] = {}
         for key, value in chain.from_iterable(read):
             if value is None:

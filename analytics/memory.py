@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final, Generic, TypeVar
 
-from analytics.journal import Journal
+from analytics.journal import Chunks, Journal
 
 V = TypeVar("V")
 
@@ -63,7 +63,7 @@ class Generations(Generic[V]):
         for journal, half in zip(self._journals, (self.old, self.young), strict=True):
             journal.settle(half)
 
-    def state(self) -> list[list[bytes]]:
+    def state(self) -> list[Chunks]:
         """Both generations, older first."""
         return [journal.written(half) for journal, half in zip(self._journals, (self.old, self.young), strict=True)]
 
@@ -80,8 +80,8 @@ class Ids:
         self.young: set[str] = set()
         self.old: set[str] = set()
         self.fresh: list[str] = []
-        self._young_blob: list[bytes] = []
-        self._old_blob = b""
+        self._young_chunks = Chunks()
+        self._old_chunks = Chunks()
 
     def are_new(self, ids: list[str]) -> bool:
         """Whether none of `ids` was seen before, or stands there twice."""
@@ -96,31 +96,28 @@ class Ids:
     def turn(self) -> None:
         """Forget the older half."""
         self.settle()
-        self.old, self._old_blob = self.young, b"".join(self._young_blob)
-        self.young, self._young_blob = set(), []
+        self.old, self._old_chunks = self.young, self._young_chunks
+        self.young, self._young_chunks = set(), Chunks()
 
     def settle(self) -> None:
         """Write down what came since."""
         if self.fresh:
-            self._young_blob.append(bytes.fromhex("".join(self.fresh).replace("-", "")))
+            self._young_chunks.append(bytes.fromhex("".join(self.fresh).replace("-", "")))
             self.fresh = []
 
-    def state(self) -> list[bytes]:
-        """Both generations as bytes, 16 an id, older first."""
+    def state(self) -> list[Chunks]:
+        """Both generations, 16 bytes an id, older first."""
         self.settle()
-        young = b"".join(self._young_blob)
-        self._young_blob = [young]
-        return [self._old_blob, young]
+        return [Chunks(self._old_chunks), Chunks(self._young_chunks)]
 
-    def load(self, state: list[bytes]) -> None:
+    def load(self, state: list[list[bytes]]) -> None:
         """Take what `state` gave."""
-        self._old_blob, young = state
-        self._young_blob = [young]
-        self.old, self.young = set(_ids(self._old_blob)), set(_ids(young))
+        self._old_chunks, self._young_chunks = map(Chunks, state)
+        self.old, self.young = set(_ids(self._old_chunks)), set(_ids(self._young_chunks))
 
 
-def _ids(blob: bytes) -> Iterator[str]:
-    text = blob.hex()
+def _ids(chunks: Chunks) -> Iterator[str]:
+    text = b"".join(chunks).hex()
     for i in range(0, len(text), 32):
         t = text[i : i + 32]
         yield f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}"
@@ -151,7 +148,7 @@ class Firsts:
         """When `key` was first heard of; 0 if it never was."""
         return self._at_ms.get(key, 0)
 
-    def state(self) -> list[bytes]:
+    def state(self) -> Chunks:
         """All of them."""
         return self._journal.written(self._at_ms)
 

@@ -24,7 +24,7 @@ from analytics.buckets import NO_BUCKET, by_doubling, fine_bucket_of
 from analytics.desk import Desk
 from analytics.detectors.detector import JOB, REPOSITORY, Counts, Field, Finding, Profile
 from analytics.findings import Context
-from analytics.journal import Journal
+from analytics.journal import Chunks, Journal
 from analytics.panes import BUCKETS, Ints
 from analytics.rows import JOB_ENDED, JOB_FAILED, JOB_PASSED, MAX_DURATION_MS, SEPARATOR, TEN_MINUTES_MS
 from models.records.outputs import JobHour
@@ -290,7 +290,7 @@ class Kept:
         """Write down what changed."""
         self._journal.settle(self._profiles)
 
-    def state(self) -> list[bytes]:
+    def state(self) -> Chunks:
         """All profiles."""
         return self._journal.written(self._profiles)
 

@@ -16,6 +16,7 @@ The Bytewax step, the backtest and the benchmarks all call this object; none has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final, Self
@@ -26,7 +27,7 @@ from analytics.dead import dead_letter
 from analytics.desk import Desk
 from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes
-from analytics.journal import packed, unpacked
+from analytics.journal import Chunks, kept_elsewhere, packed, unpacked
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
 from analytics.outcomes import Outcomes, read_outcome
@@ -42,9 +43,11 @@ from models.records.entry import Kind
 from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
 
-SNAPSHOT_VERSION: Final = 4
-_READ_VERSIONS: Final = frozenset({3, SNAPSHOT_VERSION})
-"""Version 3 knew no outcomes of acts, and no errands."""
+SNAPSHOT_VERSION: Final = 5
+_READ_VERSIONS: Final = frozenset({3, 4, SNAPSHOT_VERSION})
+"""Version 3 knew no outcomes of acts, and no errands; 4 had all ids of a generation in one piece."""
+_IDS_IN_CHUNKS: Final = 5
+_ELSEWHERE: Final = 1  # the msgpack extension that stands for a journal that is kept outside of the snapshot
 
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
@@ -407,9 +410,12 @@ class Shard:
                 )
             )
 
-    def snapshot(self) -> bytes:
-        """All that is remembered, as plain versioned bytes; the digest of the rulebook in force, never the rules."""
-        journals = {
+    def snapshot(self, keep: Callable[[Chunks], bytes | None] | None = None) -> bytes:
+        """All that is remembered, as plain versioned bytes; the digest of the rulebook in force, never the rules.
+
+        `keep` may keep the chunks of a journal elsewhere, and gives the name of them; or None, and they stand here.
+        """
+        journals: dict[str, Any] = {
             "ids": self._ids.state(),
             "ended_early": self._runs.ended_early.state(),
             "histories": self._scopes.state(),
@@ -418,6 +424,8 @@ class Shard:
             "profiles": self._profiles.state(),
             "repositories": self._desk.repositories.state(),
         }
+        if keep is not None:
+            journals = kept_elsewhere(journals, partial(_named, keep))
         rest = {
             "runs": self._runs.state(),
             "findings": self._desk.findings.state(),
@@ -445,24 +453,32 @@ class Shard:
         )
 
     @classmethod
-    def restore(cls, data: bytes, resolve: Callable[[str], Rulebook], *, most_bad: int = 500) -> Self:
-        """The shard as it stood at `snapshot`.
+    def restore(
+        cls,
+        data: bytes,
+        resolve: Callable[[str], Rulebook],
+        fetch: Callable[[bytes], Chunks] | None = None,
+        *,
+        most_bad: int = 500,
+    ) -> Self:
+        """The shard as it stood at `snapshot`; `fetch` gives the chunks of what was kept elsewhere under a name.
 
         Raises:
             ConfigError: of a version that this release does not read, or its rulebook is not to be had.
         """
         try:
-            said = msgspec.msgpack.decode(data, type=dict[str, Any])
+            said = msgspec.msgpack.decode(data, type=dict[str, Any], ext_hook=partial(_fetched, fetch))
         except msgspec.DecodeError as error:
             raise ConfigError(f"a snapshot that this release does not read: {error}") from None
         if said.get("v") not in _READ_VERSIONS:
-            known = " and ".join(map(str, sorted(_READ_VERSIONS)))
+            known = ", ".join(map(str, sorted(_READ_VERSIONS)))
             raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {known}")
         shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])
         shard._desk.stream_ms, shard.position = said["stream_ms"], said["position"]
         rest = msgspec.msgpack.decode(unpacked(said["rest"]))
         shard._bad_in_window, shard._turns = rest["bad_in_window"], rest["turns"]
-        shard._ids.load(said["journals"]["ids"])
+        ids = said["journals"]["ids"]
+        shard._ids.load([[half] for half in ids] if said["v"] < _IDS_IN_CHUNKS else ids)
         shard._runs.ended_early.load(said["journals"]["ended_early"])
         shard._scopes.load(said["journals"]["histories"])
         shard._cases.load(said["journals"]["cases"])
@@ -492,3 +508,19 @@ class Shard:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         for part in (self._runs, self._scopes, self._cases, self._outcomes, self._profiles, self._errands):
             part.set_timers()
+
+
+def _named(keep: Callable[[Chunks], bytes | None], chunks: Chunks) -> Chunks | msgspec.msgpack.Ext:
+    name = keep(chunks)
+    return chunks if name is None else msgspec.msgpack.Ext(_ELSEWHERE, name)
+
+
+def _fetched(fetch: Callable[[bytes], Chunks] | None, code: int, name: memoryview) -> Chunks:
+    """What is kept elsewhere under `name`.
+
+    Raises:
+        ConfigError: the snapshot was taken where something could be kept elsewhere.
+    """
+    if fetch is None or code != _ELSEWHERE:
+        raise ConfigError("a snapshot whose journals are kept in files, which are not at hand")
+    return fetch(bytes(name))

@@ -39,6 +39,7 @@ from analytics.rulebook import compose
 from analytics.shard import Shard
 from benchmarks.workload import Planned, Workload, cached, entries
 from connectors.redis_source import KEYS, PART_OF
+from flows.journal_files import JournalFiles
 from flows.recovery import PARTITIONS
 from models.records.columns import Batch, decode
 from models.records.entry import Encoding
@@ -168,14 +169,17 @@ class _Source(FixedPartitionedSource[tuple[str, Batch], None]):  # type: ignore[
 class _Logic(StatefulBatchLogic[Batch, int, bytes]):  # type: ignore[misc]  # bytewax is not typed
     """One filled shard."""
 
-    def __init__(self, shards: dict[int, Shard], snapshots: list[float]) -> None:
+    def __init__(self, shards: dict[int, Shard], files: JournalFiles, snapshots: list[float]) -> None:
         self._shards = shards
+        self._files = files
         self._snapshots = snapshots
         self._shard: Shard | None = None
 
     def on_batch(self, values: list[tuple[int, Batch]]) -> tuple[list[int], bool]:
         said = []
         for number, batch in values:
+            if self._shard is None:
+                self._files.begin(number)
             self._shard = self._shards[number]
             said.append(len(self._shard.process(batch).failures))
         return said, StatefulBatchLogic.RETAIN
@@ -191,7 +195,8 @@ class _Logic(StatefulBatchLogic[Batch, int, bytes]):  # type: ignore[misc]  # by
     def snapshot(self) -> bytes:
         assert self._shard is not None
         began = time.perf_counter()
-        state = self._shard.snapshot()
+        state = self._shard.snapshot(self._files.keep)
+        self._files.seal()
         self._snapshots.append(time.perf_counter() - began)
         return state
 
@@ -216,9 +221,13 @@ def epochs(directory: Path, *, epoch: float, seconds: float) -> dict[str, Any]:
     numbered: Any = op.map(
         "number", op.input("source", flow, source), lambda item: (item[0], (PART_OF[item[0]], item[1]))
     )
-    op.output("nowhere", op.stateful_batch("shard", numbered, lambda _: _Logic(shards, snapshots)), _Nowhere())
     store = directory / f"recovery-{epoch}"
     store.mkdir()
+
+    def build(_: bytes | None) -> _Logic:
+        return _Logic(shards, JournalFiles(store / "journals"), snapshots)
+
+    op.output("nowhere", op.stateful_batch("shard", numbered, build), _Nowhere())
     init_db_dir(store, PARTITIONS)
     _spare_the_collector()
     began, cpu = time.monotonic(), time.process_time()
@@ -236,7 +245,7 @@ def epochs(directory: Path, *, epoch: float, seconds: float) -> dict[str, Any]:
         "stall_ms": {"median": round(float(np.median(held)), 1), "most": round(float(held.max()), 1)}
         if len(held)
         else None,
-        "stored_bytes": sum(file.stat().st_size for file in store.iterdir()),
+        "stored_bytes": sum(file.stat().st_size for file in store.rglob("*") if file.is_file()),
     }
 
 

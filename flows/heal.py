@@ -43,6 +43,7 @@ from connectors.redaction import Redactor
 from connectors.redis_source import PART_OF, ShardSource
 from connectors.redis_streams import append_entry
 from flows import observe, rulebooks
+from flows.journal_files import JournalFiles
 from flows.recovery import Start, Store, open_store
 from flows.servers import now_ms, redactor, require_schema
 from flows.setting_values import check_links
@@ -82,23 +83,26 @@ def flow() -> Dataflow:
     except ValueError as error:
         raise ConfigError(f"--addresses: {error}") from None
     directory = Path(engine.recovery_directory) if engine.recovery_directory else None
-    return assembled(settings, directory, process=engine.process_id)
+    return assembled(settings, directory, process=engine.process_id, backup_seconds=engine.backup_interval)
 
 
 def _engine_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
     """What `bytewax.run` was told of recovery and cluster, which it does not tell us."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
+    parser.add_argument("-b", "--backup-interval", default=environ.get("BYTEWAX_RECOVERY_BACKUP_INTERVAL", 0), type=int)
     parser.add_argument("-i", "--process-id", type=int, default=int(environ.get("BYTEWAX_PROCESS_ID", "0")))
     parser.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
     return parser.parse_known_args(arguments[1:])[0]
 
 
-def assembled(settings: Settings, directory: Path | None, *, process: int = 0, anew: bool = False) -> Dataflow:
+def assembled(
+    settings: Settings, directory: Path | None, *, process: int = 0, anew: bool = False, backup_seconds: float = 0.0
+) -> Dataflow:
     """The dataflow over real servers, with its recovery store checked and its rulebook in force.
 
     `process` is the number of this one in its cluster; the first one puts the rulebook in force. `anew` goes on from
-    what PostgreSQL has where the recovery store is lost.
+    what PostgreSQL has where the recovery store is lost. The engine keeps snapshots for `backup_seconds` more.
 
     Raises:
         ConfigError, Unavailable: as open_store() and the servers have it.
@@ -117,10 +121,10 @@ def assembled(settings: Settings, directory: Path | None, *, process: int = 0, a
             client = redis_client(settings)
             rulebooks.activate(rulebook, connection, progress, partial(append_entry, client), now_ms())
             client.close()
-    return dataflow(settings, store)
+    return dataflow(settings, store, backup_seconds)
 
 
-def dataflow(settings: Settings, store: Store | None) -> Dataflow:
+def dataflow(settings: Settings, store: Store | None, backup_seconds: float) -> Dataflow:
     """The steps."""
     url = postgres_url(settings)
     starts = store.start if store else lambda _: Start()
@@ -144,8 +148,10 @@ def dataflow(settings: Settings, store: Store | None) -> Dataflow:
         return Shard(shard, rulebook, resolve, most_bad=most_bad, from_ms=start.stream_ms)
 
     def build(state: bytes | None) -> ShardLogic:
-        restored = None if state is None else Shard.restore(state, resolve, most_bad=most_bad)
-        return ShardLogic(restored, make, clean)
+        files = JournalFiles(store.journals, backup_seconds=backup_seconds) if store else None
+        fetch = files.fetch if files else None
+        restored = None if state is None else Shard.restore(state, resolve, fetch, most_bad=most_bad)
+        return ShardLogic(restored, make, clean, files)
 
     flow = Dataflow("guard")
     raw: Any = op.input("source", flow, source)
@@ -191,11 +197,16 @@ def _parse_meanwhile(parse: Parse) -> Parse:
 class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, bytes]):  # type: ignore[misc]  # bytewax is not typed
     """The thin shell around one Shard."""
 
-    def __init__(self, shard: Shard | None, make: Callable[[int], Shard], redactor: Redactor) -> None:
+    def __init__(
+        self, shard: Shard | None, make: Callable[[int], Shard], redactor: Redactor, files: JournalFiles | None
+    ) -> None:
         self._shard = shard
         self._make = make
         self._redactor = redactor
+        self._files = files
         self._told = 0.0
+        if files is not None and shard is not None:
+            files.begin(shard.number)
 
     def on_batch(self, values: list[tuple[int, Batch | Decoding, str]]) -> tuple[list[Said], bool]:
         """Let the shard judge; say how far it came, but no more often than need be."""
@@ -203,6 +214,8 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
         for number, decoded, entry_id in values:
             if self._shard is None:
                 self._shard = self._make(number)
+                if self._files is not None:
+                    self._files.begin(number)
             batch = decoded.batch() if isinstance(decoded, Decoding) else decoded
             observe.read(batch)
             try:
@@ -238,10 +251,18 @@ class ShardLogic(StatefulBatchLogic[tuple[int, Batch | Decoding, str], Said, byt
         """Never."""
 
     def snapshot(self) -> bytes:
-        """The shard as plain bytes."""
+        """The shard as plain bytes, its journals in files where there is a store."""
         assert self._shard is not None, "the engine snapshots only what had a batch"
-        state = self._shard.snapshot()
-        observe.snapshot(self._shard.number, len(state))
+        if self._files is None:
+            state, beside = self._shard.snapshot(), 0
+        else:
+            state = self._shard.snapshot(self._files.keep)
+            try:
+                beside = self._files.seal()
+            except Unavailable as error:
+                RAISED.append(error)
+                raise
+        observe.snapshot(self._shard.number, len(state) + beside)
         return state
 
 

@@ -26,6 +26,7 @@ from models.records.errors import ConfigError, Unavailable
 PARTITIONS: Final = 4
 _IDENTITY: Final = "guard-store.json"
 _LOCK: Final = "guard-store.lock"
+_JOURNALS: Final = "journals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class Store:
     directory: Path
     store_id: str
     starts: Mapping[int, Start]
+
+    @property
+    def journals(self) -> Path:
+        """Where the journals of shards are that snapshots name."""
+        return self.directory / _JOURNALS
 
     def start(self, shard: int) -> Start:
         """Where `shard` begins if it has no snapshot."""
@@ -120,7 +126,7 @@ def _read(directory: Path) -> Store | None:
 
 def _make(store: Store) -> None:
     """Make the store; the identity is written last, so that a half-made one is made again."""
-    for left in store.directory.glob("part-*.sqlite3*"):
+    for left in (*store.directory.glob("part-*.sqlite3*"), *store.journals.glob("*")):
         left.unlink()
     init_db_dir(store.directory, PARTITIONS)
     starts = {shard: astuple(at) for shard, at in store.starts.items()}

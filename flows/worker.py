@@ -65,7 +65,7 @@ def run(settings: Settings, process: int, *, anew: bool) -> None:
     """Run the dataflow in this process until it fails or is told to go."""
     flow = settings.flow
     directory = None if flow.ephemeral else flow.recovery_dir
-    assembled = heal.assembled(settings, directory, process=process, anew=anew)
+    assembled = heal.assembled(settings, directory, process=process, anew=anew, backup_seconds=flow.backup_seconds)
     metrics.expose("flow", version=heal.VERSION)
     metrics.serve(flow.metrics_host, flow.metrics_port + process)
     if process == 0:

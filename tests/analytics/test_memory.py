@@ -118,7 +118,7 @@ def test_ids_come_back_from_their_state_whenever_it_was_taken(rng: random.Random
     assert ids.old | ids.young == known - {i for i in known if i not in ids.old and i not in ids.young}
     ids.turn()
     ids.turn()
-    assert (ids.old, ids.young, ids.state()) == (set(), set(), [b"", b""])
+    assert (ids.old, ids.young, ids.state()) == (set(), set(), [[], []])
 
 
 def _popped(timers: Timers, now_ms: int) -> list[tuple[int, list[tuple[str, Any]]]]:

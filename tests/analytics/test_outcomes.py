@@ -414,8 +414,9 @@ def restored() -> Callable[[Shard], Shard]:
 
     def restore(shard: Shard) -> Shard:
         said = msgspec.msgpack.decode(shard.snapshot(), type=dict[str, Any])
-        assert said["v"] == SNAPSHOT_VERSION == 4
+        assert said["v"] == SNAPSHOT_VERSION == 5
         said["v"] = 3
+        said["journals"]["ids"] = [b"".join(half) for half in said["journals"]["ids"]]
         del said["journals"]["outcomes"]
         return Shard.restore(msgspec.msgpack.encode(said), RESOLVE)
 
