@@ -29,6 +29,7 @@ from analytics.desk import MOST_REMEMBERED, Desk
 from analytics.detectors.detector import JOB, JOB_RUN, Rule, Seen, milliseconds
 from analytics.errand_rows import Errand, Said, errand_row, job_told
 from analytics.findings import Context
+from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.policy.decide import FailedJob
 from analytics.policy.rules import Subject, Terms, least_mode, names_of, of_all
@@ -75,6 +76,7 @@ class Errands:
         self._seen: Final = seen
         self.settle_cases: Callable[[], None] = _nothing
         self._errands: dict[str, Errand] = {}  # by case id
+        self._journal: Final = Journal()
         self._retired: Final[Generations[int]] = Generations(MOST_REMEMBERED)
         self._reran: Final[Generations[int]] = Generations(MOST_REMEMBERED)  # run -> attempt that we had run again
         self._commented: Final[Generations[bool]] = Generations(MOST_REMEMBERED)
@@ -115,6 +117,9 @@ class Errands:
             self._say(errand, self._decided(errand, action, case, guarded), row, case)
         elif case_id in self._errands:
             self._say(errand, Said(Verdict.SKIP, Reason.FORBIDDEN), row)
+        else:
+            return
+        self._journal.changed.append(case_id)
 
     def _begin(self, case_id: str, rule: Rule, key: str, row: FindingRow) -> Errand:
         job_key = key if rule.by == JOB else ""
@@ -196,12 +201,14 @@ class Errands:
         """Withdraw what was to be done; what is in quarantine stays there until that ends."""
         if self.quarantines.of(errand.case_id) is not None:
             errand.cleared = True
+            self._journal.changed.append(errand.case_id)
             return
         self._say(errand, Said(Verdict.SKIP, Reason.FINDING_CLEARED), row)
         self._retire(errand)
 
     def _retire(self, errand: Errand) -> None:
         del self._errands[errand.case_id]
+        self._journal.changed.append(errand.case_id)
         self._retired.put(errand.case_id, errand.revision)
 
     # --- about what was run again in vain
@@ -290,6 +297,7 @@ class Errands:
         """Say that a quarantine is over."""
         self.settle_cases()
         errand = self._errands[it.case_id]
+        self._journal.changed.append(it.case_id)
         where = (position, self._desk.stream_ms)
         self._row(errand, Said(Verdict.SKIP, why), where, self._desk.stream_ms, {"passes": it.passes}, [])
         if errand.cleared:
@@ -329,15 +337,21 @@ class Errands:
         """Make due again what quarantines say is due."""
         self.quarantines.set_timers()
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._errands)
+        for memory in (self._retired, self._reran, self._commented):
+            memory.settle()
+
     def state(self) -> list[Any]:
         """All of it as plain data."""
         memories = [memory.state() for memory in (self._retired, self._reran, self._commented)]
-        return [list(self._errands.values()), memories, self.platforms, self.quarantines.state()]
+        return [self._journal.written(self._errands), memories, self.platforms, self.quarantines.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         errands, memories, self.platforms, quarantines = state
-        self._errands = {one.case_id: one for one in msgspec.convert(errands, list[Errand])}
+        self._errands = msgspec.convert(self._journal.read(errands), dict[str, Errand])
         self._retired.load(memories[0])
         self._reran.load(memories[1])
         self._commented.load(memories[2])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from analytics.detectors.detector import Finding, Rule
+from analytics.journal import Journal
 from analytics.memory import Generations
 from analytics.rows import SEPARATOR
 from analytics.subjects import subject_of
@@ -51,6 +52,7 @@ class Findings:
         `raised` is told of what is raised.
         """
         self._open: dict[str, Open] = {}
+        self._journal: Final = Journal()
         self._cleared: Final[Generations[int]] = Generations(most)
         self.said: list[FindingRow] = []
         self.heard: Callable[[Rule, str, FindingRow], None] = _not_heard
@@ -75,6 +77,7 @@ class Findings:
         elif finding != last.finding:
             last.revision += 1
             last.finding = finding
+            self._journal.changed.append(name)
             self._say(detector, key, last, FindingState.CHANGED, finding.message, where)
 
     def _raise(self, detector: Rule, key: str, finding: Finding, where: Context) -> None:
@@ -84,13 +87,16 @@ class Findings:
         about = subject_of(detector, key)
         made = Open(finding_id, 0 if before is None else before + 1, finding.first_ms, finding, about)
         self._open[name] = made
+        self._journal.changed.append(name)
         self._say(detector, key, made, FindingState.RAISED, finding.message, where)
         self.raised(detector, key, finding, where)
 
     def _clear(self, detector: Rule, key: str, last: Open, why: str, where: Context) -> None:
         last.revision += 1
         self._cleared.put(last.finding_id, last.revision)
-        del self._open[_name(detector, key)]
+        name = _name(detector, key)
+        del self._open[name]
+        self._journal.changed.append(name)
         self._say(detector, key, last, FindingState.CLEARED, why, where)
 
     def _say(self, detector: Rule, key: str, it: Open, state: FindingState, message: str, where: Context) -> None:
@@ -128,20 +134,27 @@ class Findings:
         """Forget the older half of the cleared."""
         self._cleared.turn()
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._open, _plain)
+        self._cleared.settle()
+
     def state(self) -> list[Any]:
         """All that stands, as plain data."""
-        stands = [
-            [name, o.finding_id, o.revision, o.began_ms, list(o.finding), o.about] for name, o in self._open.items()
-        ]
-        return [stands, self._cleared.state()]
+        return [self._journal.written(self._open, _plain), self._cleared.state()]
 
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         stands, cleared = state
-        for name, finding_id, revision, began_ms, (first, last, count, events, message), about in stands:
+        for name, (finding_id, revision, began_ms, told, about) in self._journal.read(stands).items():
+            first, last, count, events, message = told
             finding = Finding(first, last, count, tuple(events), message)
             self._open[name] = Open(finding_id, revision, began_ms, finding, tuple(about))
         self._cleared.load(cleared)
+
+
+def _plain(it: Open, /, *, whole: bool) -> list[Any]:  # noqa: ARG001 - there is no less to tell
+    return [it.finding_id, it.revision, it.began_ms, it.finding, it.about]
 
 
 def _not_heard(_detector: Rule, _key: str, _row: FindingRow) -> None:

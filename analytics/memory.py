@@ -148,6 +148,10 @@ class Firsts:
         """When `key` was first heard of; 0 if it never was."""
         return self._at_ms.get(key, 0)
 
+    def settle(self) -> None:
+        """Write down what changed."""
+        self._journal.settle(self._at_ms)
+
     def state(self) -> Chunks:
         """All of them."""
         return self._journal.written(self._at_ms)

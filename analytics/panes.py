@@ -20,6 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analytics.journal import Chunks
+from analytics.piles import Pile
+
 MINUTE_MS: Final = 60_000
 LATENESS_MS: Final = 60_000
 """How long a minute stays open behind stream time."""
@@ -74,10 +77,11 @@ def bucket_of(duration_ms: Ints) -> Ints:
 class Panes:
     """The open minutes of one shard."""
 
-    def __init__(self, tables: list[pa.Table] | None = None) -> None:
-        """Begin with what `tables` hold, in the form that `state` gives."""
-        self._tables: list[pa.Table] = tables or []
-        self._rows = sum(t.num_rows for t in self._tables)
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._told: list[pa.Table] = []
+        self._rows = 0
+        self._pile: Final = Pile(_summed)
         self._few: dict[int, list[tuple[Any, ...]]] = {}  # rows of those minutes that have few
 
     def add(self, columns: dict[str, pa.Array | Ints]) -> None:
@@ -87,48 +91,36 @@ class Panes:
             for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 self._few.setdefault(row[0], []).append(row)
             return
-        self._tables.append(table)
+        self._told.append(table)
         self._rows += table.num_rows
-        if self._rows > _FOLD_ROWS or len(self._tables) > _FOLD_TABLES:
+        if self._rows > _FOLD_ROWS or len(self._told) > _FOLD_TABLES:
             self._fold()
 
     def _fold(self) -> None:
-        whole = _summed(pa.concat_tables(self._tables))
-        self._tables = [whole]
-        # What stands after folding is no reason to fold again at the next row.
-        self._rows = 0
+        if self._told:
+            self._pile.put(pa.concat_tables(self._told))
+            self._told, self._rows = [], 0
 
     def close(self, minute: int) -> tuple[list[Minute], dict[str, list[int]]]:
         """Take out `minute`; give its repositories in order, and the durations of each job by bucket."""
         few = self._few.pop(minute, [])
-        if not self._tables:
+        self._fold()
+        mine = self._pile.take("minute", minute)
+        if mine is None:
             return _of_few(few)
-        whole = pa.concat_tables(self._tables)
-        mine = np.asarray(whole.column("minute")) == minute
-        rest = whole.filter(pa.array(~mine))
-        self._tables = [rest] if rest.num_rows else []
-        self._rows = rest.num_rows
-        closing = pa.concat_tables([whole.filter(pa.array(mine)), _table(few)]).combine_chunks()
+        closing = pa.concat_tables([mine, _table(few)]).combine_chunks()
         return _minutes(closing), _by_job(closing)
 
-    def state(self) -> bytes:
-        """All open panes as an Arrow IPC stream."""
+    def state(self) -> Chunks:
+        """All open panes."""
         if self._few:
-            self._tables.append(_table([row for rows in self._few.values() for row in rows]))
+            self._told.append(_table([row for rows in self._few.values() for row in rows]))
             self._few = {}
-        if self._tables:
-            self._fold()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, _SCHEMA) as writer:
-            for table in self._tables:
-                writer.write_table(table)
-        return bytes(sink.getvalue())
+        return self._pile.state(self._told)
 
-    @classmethod
-    def of(cls, state: bytes) -> Panes:
-        """The panes that `state` holds."""
-        table = pa.ipc.open_stream(pa.BufferReader(state)).read_all()
-        return cls([table] if table.num_rows else [])
+    def load(self, state: list[bytes]) -> None:
+        """Take what `state` gave."""
+        self._pile.load(state)
 
 
 def _summed(table: pa.Table) -> pa.Table:

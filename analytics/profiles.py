@@ -26,6 +26,7 @@ from analytics.detectors.detector import JOB, REPOSITORY, Counts, Field, Finding
 from analytics.findings import Context
 from analytics.journal import Chunks, Journal
 from analytics.panes import BUCKETS, Ints
+from analytics.piles import Pile, Written, joined
 from analytics.rows import JOB_ENDED, JOB_FAILED, JOB_PASSED, MAX_DURATION_MS, SEPARATOR, TEN_MINUTES_MS
 from models.records.outputs import JobHour
 
@@ -96,11 +97,12 @@ class Profiles:
         self._from_ms: Final = from_ms
         self._told: list[pa.Table] = []
         self._rows = 0
-        self._open: list[pa.Table] = []
+        self._open: Final = Pile(_summed)
         self._panes: set[int] = set()
         self._hour: list[pa.Table] = []  # closed panes of the hour that is not over
         self._hour_number = -1
         self._waiting: dict[tuple[Field, ...], list[pa.Table]] = {JOB: [], REPOSITORY: []}
+        self._written: Final = tuple(Written() for _ in range(4))  # the hour, both that wait, and what was told
         self._kept: Final = {JOB: Kept(desk, JOB), REPOSITORY: Kept(desk, REPOSITORY)}
         self.said: list[JobHour] = []
         self.when_due: Final[dict[str, Callable[[Any, int, int], None]]] = {
@@ -119,7 +121,7 @@ class Profiles:
 
     def _fold(self) -> None:
         if self._told:
-            self._open = [_summed(pa.concat_tables([*self._open, _counted(pa.concat_tables(self._told))]))]
+            self._open.put(_counted(pa.concat_tables(self._told)))
             self._told, self._rows = [], 0
 
     def expect(self, panes: Sequence[int]) -> None:
@@ -133,14 +135,10 @@ class Profiles:
         """Take what ended in `pane`; it is worked through in the seconds that follow."""
         self._panes.discard(pane)
         self._fold()
-        if not self._open:
+        taken = self._open.take("pane", pane)
+        if taken is None:
             return
-        whole = self._open[0]
-        mine = np.asarray(whole.column("pane")) == pane
-        self._open = [whole.filter(pa.array(~mine))]
-        closed = whole.filter(pa.array(mine))
-        if not closed.num_rows:
-            return
+        closed = _summed(taken)
         repositories = closed.set_column(2, "key", _repository_of(closed.column("key")))
         self._wait(REPOSITORY, _summed(repositories))
         hour = pane * PANE_MS // HOUR_MS
@@ -209,10 +207,9 @@ class Profiles:
 
     def state(self) -> list[Any]:
         """All of it as plain data."""
-        self._fold()
-        tables = [self._open, self._hour, self._waiting[JOB], self._waiting[REPOSITORY]]
+        tables = (self._hour, self._waiting[JOB], self._waiting[REPOSITORY], joined(self._told))
         return [
-            [[_written(table) for table in some] for some in tables],
+            [self._open.state([]), *(mine.chunks(some) for mine, some in zip(self._written, tables, strict=True))],
             sorted(self._panes),
             self._hour_number,
             [kept.state() for kept in self._kept.values()],
@@ -221,8 +218,10 @@ class Profiles:
     def load(self, state: list[Any]) -> None:
         """Take what `state` gave."""
         tables, panes, self._hour_number, kept = state
-        self._open, self._hour, jobs, repositories = [[_read(table) for table in some] for some in tables]
-        self._waiting = {JOB: jobs, REPOSITORY: repositories}
+        self._open.load(tables[0])
+        read = (mine.read(some) for mine, some in zip(self._written, tables[1:], strict=True))
+        self._hour, self._waiting[JOB], self._waiting[REPOSITORY], self._told = read
+        self._rows = sum(table.num_rows for table in self._told)
         self._panes = set(panes)
         for mine, told in zip(self._kept.values(), kept, strict=True):
             mine.load(told)
@@ -467,14 +466,3 @@ def _by_key(table: pa.Table) -> Iterator[Hour]:
             if queue != NO_BUCKET and ended:
                 queues[queue] = queues.get(queue, 0) + ended
         yield Hour(platform, key, pane * PANE_MS, sums, dict(sorted(durations.items())), dict(sorted(queues.items())))
-
-
-def _written(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, _SCHEMA) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def _read(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(pa.BufferReader(data)).read_all()

@@ -16,18 +16,18 @@ The Bytewax step, the backtest and the benchmarks all call this object; none has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from analytics import snapshots
 from analytics.dead import dead_letter
 from analytics.desk import Desk
 from analytics.errands import Errands
 from analytics.failure_panes import FailurePanes
-from analytics.journal import Chunks, kept_elsewhere, packed, unpacked
+from analytics.journal import Chunks
 from analytics.judgement import Cases
 from analytics.memory import Durations, Ids, Timers
 from analytics.outcomes import Outcomes, read_outcome
@@ -42,12 +42,6 @@ from models.records.columns import Batch, Mark
 from models.records.entry import Kind
 from models.records.errors import ConfigError, GuardError, MalformedPayload
 from models.records.outputs import Aggregate, DeadLetter, ShardOutput, ShardStats
-
-SNAPSHOT_VERSION: Final = 5
-_READ_VERSIONS: Final = frozenset({3, 4, SNAPSHOT_VERSION})
-"""Version 3 knew no outcomes of acts, and no errands; 4 had all ids of a generation in one piece."""
-_IDS_IN_CHUNKS: Final = 5
-_ELSEWHERE: Final = 1  # the msgpack extension that stands for a journal that is kept outside of the snapshot
 
 FUTURE_MS: Final = 300_000
 """How far an event may claim to lie ahead of stream time."""
@@ -65,6 +59,16 @@ REJECT_WINDOW: Final = 1000
 
 class TooManyRejectsError(GuardError):
     """So large a share of the entries cannot be read that going on would empty the stream into the dead letters."""
+
+
+class _Settled(Protocol):
+    """A part of a shard that writes down what changed of it, now and then."""
+
+    def settle(self) -> None: ...
+
+    def state(self) -> list[Any]: ...
+
+    def load(self, state: list[Any], /) -> None: ...
 
 
 class _Control(msgspec.Struct):
@@ -118,7 +122,18 @@ class Shard:
         self._errands: Final = Errands(self._desk, self._runs.about, self._scopes.jobs.find)
         self._cases: Final = Cases(self._desk, self._scopes, self._failure_panes, self._outcomes, self._errands)
         self._profiles: Final = Profiles(self._desk, from_ms)
-        self._panes = Panes()
+        self._panes: Final = Panes()
+        self._settled: Final[dict[str, _Settled]] = {
+            "ids": self._ids,
+            "ended_early": self._runs.ended_early,
+            "histories": self._scopes,
+            "cases": self._cases,
+            "outcomes": self._outcomes,
+            "profiles": self._profiles,
+            "repositories": self._desk.repositories,
+            "findings": self._desk.findings,
+            "errands": self._errands,
+        }
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
         self._unsettled = 0
@@ -197,14 +212,7 @@ class Shard:
         self._unsettled += rows.count
         if self._unsettled >= _SETTLED_ROWS:
             self._unsettled = 0
-            for part in (
-                self._ids,
-                self._runs.ended_early,
-                self._scopes,
-                self._cases,
-                self._outcomes,
-                self._profiles,
-            ):
+            for part in self._settled.values():
                 part.settle()
         return self._said(ShardStats(rows.count, len(self._dropped), rows.late))
 
@@ -415,42 +423,25 @@ class Shard:
 
         `keep` may keep the chunks of a journal elsewhere, and gives the name of them; or None, and they stand here.
         """
-        journals: dict[str, Any] = {
-            "ids": self._ids.state(),
-            "ended_early": self._runs.ended_early.state(),
-            "histories": self._scopes.state(),
-            "cases": self._cases.state(),
-            "outcomes": self._outcomes.state(),
-            "profiles": self._profiles.state(),
-            "repositories": self._desk.repositories.state(),
+        head = {
+            "shard": self.number,
+            "rulebook": self.rulebook.digest,
+            "stream_ms": self.stream_ms,
+            "position": self.position,
+            "from_ms": self._from_ms,
         }
-        if keep is not None:
-            journals = kept_elsewhere(journals, partial(_named, keep))
+        journals = {name: part.state() for name, part in self._settled.items()} | {"panes": self._panes.state()}
         rest = {
             "runs": self._runs.state(),
-            "findings": self._desk.findings.state(),
             "asking": self._desk.asking.state(),
             "sources": self._desk.sources,
             "durations": self._durations.state(),
-            "panes": self._panes.state(),
             "failure_panes": self._failure_panes.state(),
             "open_minutes": sorted(self._open_minutes),
             "turns": self._turns,
             "bad_in_window": self._bad_in_window,
-            "errands": self._errands.state(),
         }
-        return msgspec.msgpack.encode(
-            {
-                "v": SNAPSHOT_VERSION,
-                "shard": self.number,
-                "rulebook": self.rulebook.digest,
-                "stream_ms": self.stream_ms,
-                "position": self.position,
-                "from_ms": self._from_ms,
-                "journals": journals,
-                "rest": packed(msgspec.msgpack.encode(rest)),
-            }
-        )
+        return snapshots.written(head, journals, rest, keep)
 
     @classmethod
     def restore(
@@ -466,35 +457,19 @@ class Shard:
         Raises:
             ConfigError: of a version that this release does not read, or its rulebook is not to be had.
         """
-        try:
-            said = msgspec.msgpack.decode(data, type=dict[str, Any], ext_hook=partial(_fetched, fetch))
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"a snapshot that this release does not read: {error}") from None
-        if said.get("v") not in _READ_VERSIONS:
-            known = ", ".join(map(str, sorted(_READ_VERSIONS)))
-            raise ConfigError(f"a snapshot of version {said.get('v')!r}; this release reads {known}")
-        shard = cls(said["shard"], resolve(said["rulebook"]), resolve, most_bad=most_bad, from_ms=said["from_ms"])
-        shard._desk.stream_ms, shard.position = said["stream_ms"], said["position"]
-        rest = msgspec.msgpack.decode(unpacked(said["rest"]))
+        head, journals, rest = snapshots.read(data, fetch)
+        shard = cls(head["shard"], resolve(head["rulebook"]), resolve, most_bad=most_bad, from_ms=head["from_ms"])
+        shard._desk.stream_ms, shard.position = head["stream_ms"], head["position"]
         shard._bad_in_window, shard._turns = rest["bad_in_window"], rest["turns"]
-        ids = said["journals"]["ids"]
-        shard._ids.load([[half] for half in ids] if said["v"] < _IDS_IN_CHUNKS else ids)
-        shard._runs.ended_early.load(said["journals"]["ended_early"])
-        shard._scopes.load(said["journals"]["histories"])
-        shard._cases.load(said["journals"]["cases"])
-        if "outcomes" in said["journals"]:
-            shard._outcomes.load(said["journals"]["outcomes"])
-        shard._profiles.load(said["journals"]["profiles"])
-        shard._desk.repositories.load(said["journals"]["repositories"])
+        shard._panes.load(journals["panes"])
+        for name, part in shard._settled.items():
+            if name in journals:
+                part.load(journals[name])
         shard._desk.asking.load(rest["asking"])
         shard._desk.sources.update(rest["sources"])
         shard._runs.load(rest["runs"])
-        shard._desk.findings.load(rest["findings"])
         shard._durations.load(rest["durations"])
-        shard._panes = Panes.of(rest["panes"])
         shard._failure_panes.load(rest["failure_panes"])
-        if "errands" in rest:
-            shard._errands.load(rest["errands"])
         shard._open_minutes = set(rest["open_minutes"])
         shard._set_timers()
         return shard
@@ -508,19 +483,3 @@ class Shard:
             timers.at((minute + 1) * MINUTE_MS + LATENESS_MS, "pane", minute)
         for part in (self._runs, self._scopes, self._cases, self._outcomes, self._profiles, self._errands):
             part.set_timers()
-
-
-def _named(keep: Callable[[Chunks], bytes | None], chunks: Chunks) -> Chunks | msgspec.msgpack.Ext:
-    name = keep(chunks)
-    return chunks if name is None else msgspec.msgpack.Ext(_ELSEWHERE, name)
-
-
-def _fetched(fetch: Callable[[bytes], Chunks] | None, code: int, name: memoryview) -> Chunks:
-    """What is kept elsewhere under `name`.
-
-    Raises:
-        ConfigError: the snapshot was taken where something could be kept elsewhere.
-    """
-    if fetch is None or code != _ELSEWHERE:
-        raise ConfigError("a snapshot whose journals are kept in files, which are not at hand")
-    return fetch(bytes(name))

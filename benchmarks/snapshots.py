@@ -11,7 +11,6 @@ costs in CPU, how long the source is held up at its end, against the same flow w
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import pickle
 import subprocess
@@ -39,6 +38,7 @@ from analytics.rulebook import compose
 from analytics.shard import Shard
 from benchmarks.workload import Planned, Workload, cached, entries
 from connectors.redis_source import KEYS, PART_OF
+from flows.garbage import look_once
 from flows.journal_files import JournalFiles
 from flows.recovery import PARTITIONS
 from models.records.columns import Batch, decode
@@ -97,13 +97,6 @@ def costs(shards: list[Shard]) -> dict[str, Any]:
         "restore_ms": _spread(restore_ms),
         "total_restore_ms": round(sum(restore_ms), 1),
     }
-
-
-def _spare_the_collector() -> None:
-    """As the worker does: what lives as long as the process is no garbage."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _spread(values: list[float] | list[int]) -> dict[str, float]:
@@ -229,7 +222,7 @@ def epochs(directory: Path, *, epoch: float, seconds: float) -> dict[str, Any]:
 
     op.output("nowhere", op.stateful_batch("shard", numbered, build), _Nowhere())
     init_db_dir(store, PARTITIONS)
-    _spare_the_collector()
+    look_once()
     began, cpu = time.monotonic(), time.process_time()
     cli_main(flow, epoch_interval=timedelta(seconds=epoch), recovery_config=RecoveryConfig(str(store)))
     took, spent = time.monotonic() - began, time.process_time() - cpu
@@ -291,7 +284,7 @@ def main() -> None:
         events, seed=args.seed, repositories=args.repositories, rate=_RATE, open_runs=min(_OPEN_RUNS, events // 16)
     )
     shards = fill(filling)
-    _spare_the_collector()
+    look_once()
     said = costs(shards)
     states = [shard.snapshot() for shard in shards]
     with tempfile.TemporaryDirectory(prefix="guard-bench-") as name:

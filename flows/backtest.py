@@ -10,7 +10,6 @@ changes nothing: parts are put together by shard.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -35,6 +34,7 @@ from connectors.parquet import entries, files, shards
 from connectors.redaction import Redactor
 from flows.backtest_inputs import Piece, Run, Sorted, merged, redacted, sort
 from flows.detector_files import DetectorFile, load
+from flows.garbage import look_once
 from models.records.columns import Batch, decode
 from models.records.errors import ConfigError, GuardError
 from models.records.event import SHARDS
@@ -232,9 +232,7 @@ def _begin(plan: Plan, done: Any) -> None:  # noqa: ANN401 - as above
     _open(plan, done)
     for rules in plan.sides:
         rules.rulebook().catalogue.check()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # as in flows/worker.py: batches are made and dropped by the thousand
+    look_once()
 
 
 def _sort(piece: Piece) -> Sorted:

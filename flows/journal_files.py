@@ -17,8 +17,9 @@ import secrets
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +30,9 @@ from models.records.errors import ConfigError, Unavailable
 
 _LEAST_BYTES: Final = 1024
 """A journal that is shorter stands in the snapshot itself."""
+_MANY: Final = 32
+_SHORT_BYTES: Final = 32 << 10
+"""Where a journal stands in more than so many places, those shorter than this are made one."""
 _FULL_BYTES: Final = 8 << 20
 
 
@@ -116,24 +120,32 @@ class JournalFiles:
         """Keep the chunks of a journal; the name to fetch them by after the next `seal`, or None if they are few."""
         if sum(map(len, chunks)) < _LEAST_BYTES:
             return None
+        pieces = list(self._pieces(chunks))
+        if len(pieces) > _MANY:
+            pieces = [
+                (stretch if stretch and stretch.place.length >= _SHORT_BYTES else None, some)
+                for stretch, some in pieces
+            ]
         named: list[_Stretch] = []
-        loose: list[bytes] = []
+        for stands, some in groupby(pieces, key=lambda piece: piece[0] is not None):
+            if stands:
+                named += [stretch for stretch, _ in some if stretch]
+            else:
+                named.append(self._write([chunk for _, loose in some for chunk in loose]))
+        self._named += named
+        return msgspec.msgpack.encode([stretch.place for stretch in named])
+
+    def _pieces(self, chunks: Chunks) -> Iterator[tuple[_Stretch | None, list[bytes]]]:
+        """The chunks of a journal, by where they stand if that is good."""
         at = 0
         while at < len(chunks):
             stretch = self._stretches.get(id(chunks[at]))
             if stretch is None or stretch.place.file in self._sparse or not stretch.stands_in(chunks, at):
-                loose.append(chunks[at])
+                yield None, [chunks[at]]
                 at += 1
-                continue
-            if loose:
-                named.append(self._write(loose))
-                loose = []
-            named.append(stretch)
-            at += len(stretch.chunks)
-        if loose:
-            named.append(self._write(loose))
-        self._named += named
-        return msgspec.msgpack.encode([stretch.place for stretch in named])
+            else:
+                yield stretch, stretch.chunks
+                at += len(stretch.chunks)
 
     def _write(self, chunks: list[bytes]) -> _Stretch:
         if not self._name:

@@ -6,7 +6,6 @@ way back, and it is used every day.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from datetime import timedelta
@@ -21,6 +20,7 @@ from cyclopts import App, Parameter
 from connectors import metrics
 from connectors.redaction import redacting_processor
 from flows import heal, logs, observe
+from flows.garbage import look_once
 from flows.servers import redactor
 from flows.settings import Settings
 from flows.supervise import AGAIN, HOPELESS
@@ -71,10 +71,7 @@ def run(settings: Settings, process: int, *, anew: bool) -> None:
     if process == 0:
         observe.Backlog(heal.redis_client(settings), heal.postgres_url(settings)).start()
     recovery = RecoveryConfig(str(directory), timedelta(seconds=flow.backup_seconds)) if directory else None
-    # What lives as long as the process is no garbage, and batches are made and dropped by the thousand.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    look_once()
     cli_main(
         assembled,
         process_id=process if flow.processes > 1 else None,

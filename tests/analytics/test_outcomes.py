@@ -13,13 +13,14 @@ import pytest
 from analytics import outcomes
 from analytics.outcomes import MASKED_MS, SETTLED_MS, UNSEEN_MS, read_outcome
 from analytics.reruns import LEEWAY_MS
-from analytics.shard import SNAPSHOT_VERSION, Shard
+from analytics.shard import Shard
 from models.records.acted import Acted, ActResult
 from models.records.entry import Encoding, Entry, Kind
 from models.records.errors import MalformedPayload
 from models.records.event import Event, Outcome
 from models.records.outputs import ActOutcome, ShardOutput
 from tests.analytics.log import MINUTE, OTHER_RULEBOOK, RESOLVE, T0, Log, acted_on, fresh, one_by_one, play
+from tests.analytics.snapshots import as_version_4
 from tests.events import make_event
 
 HOUR = 60 * MINUTE
@@ -413,10 +414,8 @@ def restored() -> Callable[[Shard], Shard]:
     """What restores a shard from a snapshot as version 3 wrote it."""
 
     def restore(shard: Shard) -> Shard:
-        said = msgspec.msgpack.decode(shard.snapshot(), type=dict[str, Any])
-        assert said["v"] == SNAPSHOT_VERSION == 5
+        said = as_version_4(shard.snapshot())
         said["v"] = 3
-        said["journals"]["ids"] = [b"".join(half) for half in said["journals"]["ids"]]
         del said["journals"]["outcomes"]
         return Shard.restore(msgspec.msgpack.encode(said), RESOLVE)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import random
 from typing import Any
 
 import msgspec
@@ -26,6 +28,8 @@ from tests.analytics.log import (
     one_by_one,
     play,
 )
+from tests.analytics.snapshots import as_version_4
+from tests.analytics.workload import full_log
 from tests.events import make_event
 
 HOUR = 60 * MINUTE
@@ -203,6 +207,15 @@ def test_a_rulebook_decides_from_its_control_entry_on() -> None:
     assert again.rulebook is OTHER_RULEBOOK
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_snapshot_of_version_4_is_read(seed: int) -> None:
+    entries = full_log(random.Random(seed)).entries
+    middle = len(entries) // 2
+    _, shard = play(entries[:middle])
+    old = Shard.restore(msgspec.msgpack.encode(as_version_4(shard.snapshot())), RESOLVE)
+    assert play(entries[middle:], old)[0] == play(entries[middle:], shard)[0]
+
+
 def test_a_snapshot_of_another_version_or_without_its_rulebook_is_refused() -> None:
     snapshot = fresh().snapshot()
     other = msgspec.msgpack.encode({**msgspec.msgpack.decode(snapshot), "v": 99})
@@ -244,3 +257,19 @@ def test_scores_are_those_of_the_rulebook_in_force() -> None:
     log.say(Outcome.FAILED, T0, **TRANSIENT)
     said, _ = play(log.entries)
     assert said.failures[0].model == SCORER["version"]
+
+
+def test_a_shard_makes_no_cycles() -> None:
+    """flows/garbage.py relies on it: what stays for a while is never looked at again."""
+    entries = full_log(random.Random(1)).entries
+    middle = len(entries) // 3
+    _, shard = play(entries[:middle])
+    gc.collect()
+    gc.disable()
+    try:
+        for begin in range(middle, len(entries), 100):
+            shard.process(columns.decode(entries[begin : begin + 100]))
+            shard.snapshot()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,16 +207,3 @@ def test_a_shard_comes_back_from_a_snapshot_that_names_its_journals(tmp_path: Pa
     assert len(named) < len(whole)
     with pytest.raises(ConfigError, match="a snapshot whose journals are kept in files, which are not at hand"):
         Shard.restore(named, RESOLVE)
-
-
-def test_a_snapshot_of_version_4_is_read() -> None:
-    """It had the ids of a generation in one piece."""
-    shard = fresh()
-    entries = full_log(random.Random(1)).entries
-    for begin in range(0, 200, 50):
-        shard.process(columns.decode(entries[begin : begin + 50]))
-    whole = shard.snapshot()
-    said = msgspec.msgpack.decode(whole)
-    said["v"], said["journals"]["ids"] = 4, [b"".join(half) for half in said["journals"]["ids"]]
-    again = Shard.restore(msgspec.msgpack.encode(said), RESOLVE)
-    assert (again._ids.old, again._ids.young) == (shard._ids.old, shard._ids.young)
