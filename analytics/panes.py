@@ -111,6 +111,10 @@ class Panes:
         closing = pa.concat_tables([mine, _table(few)]).combine_chunks()
         return _minutes(closing), _by_job(closing)
 
+    def settle(self) -> None:
+        """Write down what is large."""
+        self._pile.settle()
+
     def state(self) -> Chunks:
         """All open panes."""
         if self._few:

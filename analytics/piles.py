@@ -16,6 +16,9 @@ import pyarrow as pa
 
 from analytics.journal import Chunks, packed, unpacked
 
+_LARGE: Final = 2048
+"""A table of so many rows is not written down in a snapshot only, which is no time for it."""
+
 
 class Written:
     """Tables of one schema as chunks of a journal; one that was written is the same chunk the next time."""
@@ -26,9 +29,15 @@ class Written:
 
     def chunks(self, tables: Iterable[pa.Table]) -> Chunks:
         """All of `tables`; of what else was written nothing is remembered."""
-        told = {id(table): self._chunks.get(id(table)) or (table, _packed(table)) for table in tables}
-        self._chunks = told
-        return Chunks(chunk for _, chunk in told.values())
+        known = self._chunks
+        self._chunks = {id(table): known.get(id(table)) or (table, _packed(table)) for table in tables}
+        return Chunks(chunk for _, chunk in self._chunks.values())
+
+    def settle(self, tables: Iterable[pa.Table]) -> None:
+        """Write the large ones of `tables` before they are asked for."""
+        known = self._chunks
+        large = [table for table in tables if table.num_rows >= _LARGE or id(table) in known]
+        self._chunks = {id(table): known.get(id(table)) or (table, _packed(table)) for table in large}
 
     def read(self, chunks: Iterable[bytes]) -> list[pa.Table]:
         """The tables that `chunks` gave."""
@@ -67,6 +76,10 @@ class Pile:
                 left.append(table.filter(pa.array(~mine)))
         self.tables = left
         return pa.concat_tables(taken) if taken else None
+
+    def settle(self) -> None:
+        """Write down what is large."""
+        self._written.settle(self.tables)
 
     def state(self, more: list[pa.Table]) -> Chunks:
         """All of it, and the rows of `more`, which are to be added: a snapshot is no time for it."""

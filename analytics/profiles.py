@@ -202,6 +202,7 @@ class Profiles:
 
     def settle(self) -> None:
         """Write down what changed."""
+        self._open.settle()
         for kept in self._kept.values():
             kept.settle()
 

@@ -133,6 +133,7 @@ class Shard:
             "repositories": self._desk.repositories,
             "findings": self._desk.findings,
             "errands": self._errands,
+            "panes": self._panes,
         }
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
@@ -430,7 +431,7 @@ class Shard:
             "position": self.position,
             "from_ms": self._from_ms,
         }
-        journals = {name: part.state() for name, part in self._settled.items()} | {"panes": self._panes.state()}
+        journals = {name: part.state() for name, part in self._settled.items()}
         rest = {
             "runs": self._runs.state(),
             "asking": self._desk.asking.state(),
@@ -461,7 +462,6 @@ class Shard:
         shard = cls(head["shard"], resolve(head["rulebook"]), resolve, most_bad=most_bad, from_ms=head["from_ms"])
         shard._desk.stream_ms, shard.position = head["stream_ms"], head["position"]
         shard._bad_in_window, shard._turns = rest["bad_in_window"], rest["turns"]
-        shard._panes.load(journals["panes"])
         for name, part in shard._settled.items():
             if name in journals:
                 part.load(journals[name])

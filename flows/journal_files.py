@@ -6,8 +6,8 @@ good (fsync) before the snapshot that names it is handed over.
 
 A file goes when no snapshot needs it from which the flow may still start: neither the one that is taken nor the one
 before, which was durable when the first entry after it was read (ENGINE.md), and backups have had their time. Of a
-file of which less than half is still needed the rest is written anew, so that files take at most some twice of what
-they hold.
+file of which less than a third is still needed that third is written anew, one file a snapshot, so that files take some
+three times of what they hold at the most.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAST_BYTES: Final = 1024
 _MANY: Final = 32
 _SHORT_BYTES: Final = 32 << 10
 """Where a journal stands in more than so many places, those shorter than this are made one."""
-_FULL_BYTES: Final = 8 << 20
+_FULL_BYTES: Final = 4 << 20
 
 
 class _Place(NamedTuple):
@@ -71,7 +71,7 @@ class JournalFiles:
         self._needed_before: frozenset[str] = frozenset()
         self._needed_at: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
-        self._sparse: frozenset[str] = frozenset()
+        self._sparse = ""  # the file of which least is needed
         self._name = ""  # of the file that is written to
         self._unwritten: list[bytes] = []
         self._read: dict[str, bytes] = {}
@@ -140,7 +140,7 @@ class JournalFiles:
         at = 0
         while at < len(chunks):
             stretch = self._stretches.get(id(chunks[at]))
-            if stretch is None or stretch.place.file in self._sparse or not stretch.stands_in(chunks, at):
+            if stretch is None or stretch.place.file == self._sparse or not stretch.stands_in(chunks, at):
                 yield None, [chunks[at]]
                 at += 1
             else:
@@ -193,7 +193,7 @@ class JournalFiles:
             self._name = ""
 
     def _forget(self, live: Counter[str]) -> None:
-        """Let go of files that no snapshot needs, and choose those of which too little is needed."""
+        """Let go of files that no snapshot needs, and choose one of which too little is needed."""
         now = self._monotonic()
         self._needed_at.update(dict.fromkeys((*live, self._name), now))
         needed = self._needed_before | live.keys()
@@ -202,4 +202,5 @@ class JournalFiles:
                 (self._directory / name).unlink(missing_ok=True)
                 del self._sizes[name], self._needed_at[name]
         self._needed_before = frozenset(live)
-        self._sparse = frozenset(n for n, size in self._sizes.items() if n != self._name and 2 * live[n] < size)
+        sparse = [name for name, size in self._sizes.items() if name != self._name and 3 * live[name] < size]
+        self._sparse = min(sparse, key=lambda name: live[name] / self._sizes[name], default="")
