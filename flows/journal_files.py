@@ -195,12 +195,12 @@ class JournalFiles:
     def _forget(self, live: Counter[str]) -> None:
         """Let go of files that no snapshot needs, and choose one of which too little is needed."""
         now = self._monotonic()
-        self._needed_at.update(dict.fromkeys((*live, self._name), now))
+        self._needed_at.update(dict.fromkeys(live, now))
         needed = self._needed_before | live.keys()
         for name in self._sizes.keys() - needed:
-            if now - self._needed_at[name] >= self._backup_seconds and name != self._name:
+            if name != self._name and now - self._needed_at[name] >= self._backup_seconds:
                 (self._directory / name).unlink(missing_ok=True)
                 del self._sizes[name], self._needed_at[name]
         self._needed_before = frozenset(live)
-        sparse = [name for name, size in self._sizes.items() if name != self._name and 3 * live[name] < size]
+        sparse = [name for name in live if name != self._name and 3 * live[name] < self._sizes[name]]
         self._sparse = min(sparse, key=lambda name: live[name] / self._sizes[name], default="")

@@ -128,6 +128,21 @@ def test_files_take_little_more_than_three_times_what_is_needed(tmp_path: Path) 
     assert [other.fetch(name) for name in names] == [old[: 100 - 399 // 8], journal]
 
 
+def test_what_little_is_needed_of_a_file_is_moved_also_while_others_wait_for_the_backups(tmp_path: Path) -> None:
+    rng, files = random.Random(10), JournalFiles(tmp_path, backup_seconds=60)
+    files.begin(_NUMBER)
+    small = Chunks([_chunk(rng)])
+    _kept(files, Chunks([_chunk(rng, 5 << 20)]))
+    unneeded = set(tmp_path.iterdir())
+    _kept(files, Chunks([_chunk(rng, 5 << 20)]), small)
+    sparse = set(tmp_path.iterdir()) - unneeded
+    _kept(files, small)
+    [name] = _kept(files, small)
+    for path in unneeded | sparse:
+        path.unlink()
+    assert JournalFiles(tmp_path).fetch(name) == small
+
+
 @pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
 def test_a_lost_file_is_named(tmp_path: Path, harm: str) -> None:
     [name] = _kept(_files(tmp_path), Chunks([_chunk(random.Random(7))]))
