@@ -81,6 +81,8 @@ class Errands:
         self._reran: Final[Generations[int]] = Generations(MOST_REMEMBERED)  # run -> attempt that we had run again
         self._commented: Final[Generations[bool]] = Generations(MOST_REMEMBERED)
         self.platforms: dict[str, str] = {}  # by instance
+        self._able_by = desk.rulebook
+        self._able_of: dict[str, tuple[Action, ...]] = {}
         self.quarantines: Final = Quarantines(desk, self._release)
         self.said: list[DecisionRow] = []
         desk.findings.heard = self._heard
@@ -98,6 +100,8 @@ class Errands:
             return
         case_id = _case_of(row.finding_id)
         errand = self._errands.get(case_id)
+        if errand is None and not self._able(row.detector):
+            return
         if row.state == FindingState.CLEARED.value:
             if errand is not None:
                 self._cleared(errand, row)
@@ -165,10 +169,20 @@ class Errands:
             return Reason.DEPLOY_JOB
         return Reason.PROTECTED_ENVIRONMENT if self._desk.rulebook.policy.protects(job.environments) else None
 
+    def _able(self, what: str) -> tuple[Action, ...]:
+        """The actions that heal `what`, of those that are done at all."""
+        rulebook = self._desk.rulebook
+        if rulebook is not self._able_by:
+            self._able_by, self._able_of = rulebook, {}
+        able = self._able_of.get(what)
+        if able is None:
+            allowed = (action for action in healing(what) if rulebook.policy.allows(action.name))
+            able = self._able_of[what] = tuple(allowed)
+        return able
+
     def _action(self, what: str, case: Case) -> Action | None:
-        policy = self._desk.rulebook.policy
-        able = (a for a in healing(what) if policy.allows(a.name) and case.platform in a.platforms and a.fits(case))
-        return next(able, None)
+        fitting = (a for a in self._able(what) if case.platform in a.platforms and a.fits(case))
+        return next(fitting, None)
 
     def _decided(self, errand: Errand, action: Action, case: Case, guarded: Reason | None) -> Said:
         """What is to be done about what `case` tells of."""

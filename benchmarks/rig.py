@@ -102,8 +102,11 @@ def asking(detectors: Collection[str]) -> dict[str, str]:
     return {f"GUARD_RULEBOOK__DETECTORS__{name}__ENABLED": "false" for name in others}
 
 
-LIKE_RIVAL: Final = asking({"FlakyTest", "RepeatedFailure", "StuckJob"})
-"""What the rival can do."""
+LIKE_RIVAL: Final = {
+    **asking({"FlakyTest", "RepeatedFailure", "StuckJob"}),
+    "GUARD_RULEBOOK__POLICY__ACTIONS": '["*rerun*"]',
+}
+"""What the rival can do: three detectors, and decisions about failed run attempts only."""
 
 
 def environment(
