@@ -16,7 +16,6 @@ import msgspec
 import pyarrow as pa
 
 _CODEC: Final = pa.Codec("zstd", compression_level=1)
-_MUCH: Final = 256
 _SPARE: Final = 1000
 """How many entries more than twice those that count may be written down before all is written anew."""
 
@@ -63,11 +62,10 @@ class Journal:
         self._entries = 0
 
     def settle(self, items: Mapping[str, V], plain: Plain[V] = _same) -> None:
-        """Write down what changed of `items` if it is much: what changes again before is written once."""
-        if len(self.changed) >= _MUCH:
-            self._write(items, plain)
+        """Write down what changed of `items`; `plain` makes of a value what msgpack can carry.
 
-    def _write(self, items: Mapping[str, V], plain: Plain[V]) -> None:
+        Where not the `whole` value is asked for, what came since it was last asked will do, if `read` can join it on.
+        """
         whole = self._entries + len(self.changed) > 2 * len(items) + _SPARE
         if whole:
             self._chunks, self._entries, self.changed = Chunks(), 0, list(items)
@@ -79,11 +77,8 @@ class Journal:
             self.changed = []
 
     def written(self, items: Mapping[str, V], plain: Plain[V] = _same) -> Chunks:
-        """All of `items`; `plain` makes of a value what msgpack can carry.
-
-        Where not the `whole` value is asked for, what came since it was last asked will do, if `read` can join it on.
-        """
-        self._write(items, plain)
+        """All of `items`."""
+        self.settle(items, plain)
         return Chunks(self._chunks)
 
     def read(self, chunks: list[bytes], join: Callable[[Any, Any], Any] = _last) -> dict[str, Any]:
