@@ -81,8 +81,6 @@ class Errands:
         self._reran: Final[Generations[int]] = Generations(MOST_REMEMBERED)  # run -> attempt that we had run again
         self._commented: Final[Generations[bool]] = Generations(MOST_REMEMBERED)
         self.platforms: dict[str, str] = {}  # by instance
-        self._able_by = desk.rulebook
-        self._able_of: dict[str, tuple[Action, ...]] = {}
         self.quarantines: Final = Quarantines(desk, self._release)
         self.said: list[DecisionRow] = []
         desk.findings.heard = self._heard
@@ -169,16 +167,9 @@ class Errands:
             return Reason.DEPLOY_JOB
         return Reason.PROTECTED_ENVIRONMENT if self._desk.rulebook.policy.protects(job.environments) else None
 
-    def _able(self, what: str) -> tuple[Action, ...]:
+    def _able(self, what: str) -> list[Action]:
         """The actions that heal `what`, of those that are done at all."""
-        rulebook = self._desk.rulebook
-        if rulebook is not self._able_by:
-            self._able_by, self._able_of = rulebook, {}
-        able = self._able_of.get(what)
-        if able is None:
-            allowed = (action for action in healing(what) if rulebook.policy.allows(action.name))
-            able = self._able_of[what] = tuple(allowed)
-        return able
+        return [action for action in healing(what) if self._desk.rulebook.policy.allows(action.name)]
 
     def _action(self, what: str, case: Case) -> Action | None:
         fitting = (a for a in self._able(what) if case.platform in a.platforms and a.fits(case))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,8 @@ LEAVING_SECONDS: Final = 1.0
 """For so long after it was told to go everything is still answered, while /readyz already says no: a balancer sends
 elsewhere before the port closes, which resets connections that nobody has taken yet. It also covers that Granian
 misses a stop that comes before its worker has begun."""
-_LAST_WORD_SECONDS: Final = 0.001
+_LAST_WORDS_SECONDS: Final = 5.0
+"""For so long the threads of a server that has ended are waited for; one that is not of it may go on for ever."""
 _BACKLOG: Final = 1024  # connections not yet taken: a burst of deliveries must not meet a refused one
 
 
@@ -42,8 +44,9 @@ def server(app: ASGIApp, host: str, port: int) -> Server:
 async def _serving(server: Server) -> None:
     try:
         await server.serve()
-        while _native_threads_in_python():  # noqa: ASYNC110 - nothing tells us that one has left
-            await asyncio.sleep(_LAST_WORD_SECONDS)
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while _native_threads_in_python() and time.monotonic() < until:  # noqa: ASYNC110 - nothing tells us of it
+            await asyncio.sleep(0.001)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise Unavailable(f"{server.bind_addr}:{server.bind_port} cannot be had: {reason}") from None
