@@ -5,22 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from analytics.desk import MOST_REMEMBERED, Desk, first_since, view, visible
 from analytics.detectors.detector import JOB, SIGNATURE, Detector, Field, History, Seen
 from analytics.findings import Context
 from analytics.journal import Journal
-from analytics.memory import Generations
+from analytics.passes import Passed, Passes
 from analytics.rows import SEPARATOR, Rows, split_job_run
 from models.records.event import FAILING, Outcome
 from models.records.outputs import Category
 
 MOST_IN_HISTORY: Final = 64
 
-Passed: TypeAlias = tuple[int, str, str, str | None]
-"""A pass as it is remembered until its job fails, if it does: when, which event, which job run; its commit only if it
-was on the default branch, since else that is part of its name."""
 _NEVER: Final = -1
 _ALWAYS: Final = 1 << 62
 
@@ -244,7 +241,7 @@ class JobHistories(Histories):
     def __init__(self, desk: Desk) -> None:
         """Begin with none. `overtaken` is told of cases of which an earlier event of their job came after them."""
         super().__init__(desk, JOB)
-        self.early: Final[Generations[list[Passed]]] = Generations(MOST_REMEMBERED)
+        self.early: Final = Passes(MOST_REMEMBERED, MOST_IN_HISTORY)
         self.overtaken: Callable[[str, int], None] = _nobody
 
     def passed(self, rows: Rows, i: int, job_run: str) -> bool:
@@ -259,15 +256,7 @@ class JobHistories(Histories):
             self.remember(key, _passed((at, rows.ids[i], job_run, None), commit, main=main), rows.positions[i])
             return again
         passed: Passed = (at, rows.ids[i], job_run, commit if main else None)
-        name = _on_main(key) if main else _on_commit(key, commit)
-        early = self.early.young.get(name)
-        if early is None:
-            early = [passed]
-        else:
-            early.append(passed)
-            if len(early) > MOST_IN_HISTORY:
-                early.remove(min(early))
-        self.early.put(name, early)
+        self.early.add(_on_main(key) if main else _on_commit(key, commit), passed)
         return False
 
     def failed_on(self, key: str, commit: str | None) -> bool:
@@ -277,8 +266,8 @@ class JobHistories(Histories):
 
     def passes_on(self, key: str, commit: str | None) -> list[tuple[int, str, str]]:
         """When, in which event and in which job run a job passed on `commit`, as far as it is remembered."""
-        early = [(self.early.get(_on_commit(key, commit)) or []), (self.early.get(_on_main(key)) or [])]
-        passes = [told[:3] for told in early[0]] + [told[:3] for told in early[1] if told[3] == commit]
+        passes = [told[:3] for told in self.early.of(_on_commit(key, commit))]
+        passes += [told[:3] for told in self.early.of(_on_main(key)) if told[3] == commit]
         known = self._histories.get(key)
         for seen in known.seen if known is not None else ():
             if seen.outcome is Outcome.PASSED and seen.commit_sha == commit:
@@ -311,10 +300,9 @@ class JobHistories(Histories):
         """What passed before its failure was known: on the same commit, and the first on the default branch."""
         if new.outcome not in FAILING:
             return ()
-        commit, early = new.commit_sha, self.early
-        passes = [_passed(told, commit) for some in early.take(_on_commit(key, commit)) for told in some]
-        name = _on_main(key)
-        main = [told for half in (early.young, early.old) for told in half.get(name, ())]
+        commit = new.commit_sha
+        passes = [_passed(told, commit) for told in self.early.take(_on_commit(key, commit))]
+        main = list(self.early.of(_on_main(key)))
         if main:
             wanted = {told for told in main if told[3] == commit}
             when = new[:2]
@@ -388,8 +376,6 @@ class JobHistories(Histories):
         for known in self._histories.values():
             known.changed()
         self.early.load(state[1])
-        for half in (self.early.young, self.early.old):
-            half.update({name: [_told(told) for told in passed] for name, passed in half.items()})
 
 
 def _nobody(_case_key: str, _position: int) -> None:
@@ -420,11 +406,6 @@ def _plain(known: Remembered, /, *, whole: bool) -> list[Any]:
 def _seen(values: list[Any]) -> Seen:
     at, event, outcome, *rest = values
     return Seen(at, event, Outcome(outcome), *rest)
-
-
-def _told(values: Sequence[Any]) -> Passed:
-    at, event, job_run, commit = values
-    return at, event, job_run, commit
 
 
 def _passed(told: Passed, commit: str | None, *, main: bool = False) -> Seen:

@@ -44,15 +44,6 @@ class Generations(Generic[V]):
             if key in half:
                 journal.changed.append(key)
 
-    def take(self, key: str) -> list[V]:
-        """What either generation has under `key`, younger first; it is forgotten now."""
-        taken = []
-        for half, journal in zip((self.young, self.old), reversed(self._journals), strict=True):
-            if key in half:
-                taken.append(half.pop(key))
-                journal.changed.append(key)
-        return taken
-
     def turn(self) -> None:
         """Forget the older half."""
         self.old, self.young = self.young, {}

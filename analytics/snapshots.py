@@ -14,9 +14,10 @@ import msgspec
 from analytics.journal import Chunks, kept_elsewhere, packed, unpacked
 from models.records.errors import ConfigError
 
-SNAPSHOT_VERSION: Final = 5
-_READ_VERSIONS: Final = frozenset({3, 4, SNAPSHOT_VERSION})
-"""Version 3 knew no outcomes of acts, and no errands; 4 had fewer journals."""
+SNAPSHOT_VERSION: Final = 6
+_READ_VERSIONS: Final = frozenset({3, 4, 5, SNAPSHOT_VERSION})
+"""Version 3 knew no outcomes of acts, and no errands; 4 had fewer journals; 5 wrote early passes as whole lists."""
+_JOURNALS_IN_FILES: Final = 5
 _ELSEWHERE: Final = 1
 
 
@@ -43,7 +44,7 @@ def read(data: bytes, fetch: Callable[[bytes], Chunks] | None) -> tuple[dict[str
         known = ", ".join(map(str, sorted(_READ_VERSIONS)))
         raise ConfigError(f"a snapshot of version {head.get('v')!r}; this release reads {known}")
     journals, rest = head.pop("journals"), msgspec.msgpack.decode(unpacked(head.pop("rest")))
-    if head["v"] != SNAPSHOT_VERSION:
+    if head["v"] < _JOURNALS_IN_FILES:
         _upgrade(journals, rest)
     return head, journals, rest
 

@@ -56,26 +56,10 @@ def test_generations_come_back_from_their_state() -> None:
     assert (other.old, other.young) == ({"a": 1}, {"b": 2})
 
 
-def test_what_is_taken_out_of_either_generation_stays_out() -> None:
-    memory: Generations[int] = Generations(10)
-    memory.put("a", 1)
-    memory.put("b", 2)
-    memory.state()
-    memory.turn()
-    memory.put("a", 3)
-    assert memory.take("a") == [3, 1]
-    assert memory.take("a") == []
-    other: Generations[int] = Generations(10)
-    other.load(_again(memory.state()))
-    assert (other.old, other.young) == ({"b": 2}, {})
-
-
 def test_generations_come_back_whenever_their_state_was_taken(rng: random.Random) -> None:
     memory: Generations[int] = Generations(1000)
     for step in range(3000):
         match rng.randrange(20):
-            case 0:
-                memory.take(str(rng.randrange(50)))
             case 1 if step % 7 == 0:
                 memory.turn()
             case 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.analytics.log import (
     one_by_one,
     play,
 )
-from tests.analytics.snapshots import as_version_4
+from tests.analytics.snapshots import as_version_4, as_version_5
 from tests.analytics.workload import full_log
 from tests.events import make_event
 
@@ -210,18 +211,19 @@ def test_a_rulebook_decides_from_its_control_entry_on() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_snapshot_of_version_4_is_read(seed: int) -> None:
+@pytest.mark.parametrize("as_version", [as_version_4, as_version_5])
+def test_a_snapshot_of_an_earlier_version_is_read(seed: int, as_version: Callable[[bytes], dict[str, Any]]) -> None:
     entries = full_log(random.Random(seed)).entries
     middle = len(entries) // 2
     _, shard = play(entries[:middle])
-    old = Shard.restore(msgspec.msgpack.encode(as_version_4(shard.snapshot())), RESOLVE)
+    old = Shard.restore(msgspec.msgpack.encode(as_version(shard.snapshot())), RESOLVE)
     assert play(entries[middle:], old)[0] == play(entries[middle:], shard)[0]
 
 
 def test_a_snapshot_of_another_version_or_without_its_rulebook_is_refused() -> None:
     snapshot = fresh().snapshot()
     other = msgspec.msgpack.encode({**msgspec.msgpack.decode(snapshot), "v": 99})
-    with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 3, 4, 5"):
+    with pytest.raises(ConfigError, match="a snapshot of version 99; this release reads 3, 4, 5, 6"):
         Shard.restore(other, RESOLVE)
     with pytest.raises(ConfigError, match="a snapshot that this release does not read"):
         Shard.restore((100).to_bytes(8, "little") + b"packed", RESOLVE)
