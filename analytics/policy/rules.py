@@ -23,7 +23,7 @@ A decision covers several jobs, each of which may fall under other rules: of eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache, partial, reduce
 from typing import Any, Final, Literal, NamedTuple
 
@@ -206,12 +206,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return TermsOf(self)
 
     @cached_property
-    def _actions(self) -> tuple[Glob, ...]:
-        return tuple(map(glob, self.actions))
-
-    def allows(self, action: str) -> bool:
-        """Whether an action of this name is among those that are done at all."""
-        return any(matches(action) for matches in self._actions)
+    def allows(self) -> Callable[[str], bool]:
+        """Tells whether an action of this name is among those that are done at all."""
+        named = tuple(map(glob, self.actions))
+        return lru_cache(_CACHED)(lambda action: any(matches(action) for matches in named))
 
     @cached_property
     def _protected(self) -> tuple[Glob, ...]:
