@@ -25,7 +25,7 @@ import psycopg
 
 from benchmarks import oracle
 from benchmarks.rig import LIKE_RIVAL, Rig, asking, difference, environment, in_force, preload, rig
-from benchmarks.workload import Planned, Workload, cached
+from benchmarks.workload import FAILED_SHARE, Planned, Workload, cached
 from models.records.entry import Encoding
 from models.records.event import SHARDS
 
@@ -180,7 +180,8 @@ def _detectors(
             said = flow(servers, Task(workload, Encoding.JSON, ends, expected, rules), processes=1)
             without = without or said["events_per_second"]
             ratio = {"to_none": round(said["events_per_second"] / without, 3)}
-            yield {"case": "drain_detectors", "subject": subject, **said, "ratio": ratio, "round": number}
+            about = {"failed_share": workload.failed_share, "round": number}
+            yield {"case": "drain_detectors", "subject": subject, **said, "ratio": ratio, **about}
 
 
 def _ratios(encoding: Encoding, measured: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -206,8 +207,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--detectors", action="store_true", help="ours alone, with all detectors and with none")
+    parser.add_argument("--failed-share", type=float, default=FAILED_SHARE, help="of the jobs that end")
     args = parser.parse_args()
-    workload = Workload(args.events, seed=args.seed, repositories=args.repositories)
+    workload = Workload(args.events, seed=args.seed, repositories=args.repositories, failed_share=args.failed_share)
     expected = oracle.expected(workload)
     with rig() as servers:
         log = partial(cached, workload, args.encoding, per_entry=_PER_ENTRY)

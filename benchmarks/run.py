@@ -46,6 +46,10 @@ CASES: Final[Mapping[str, Case]] = {
         "benchmarks.drain --detectors --events 600000 --rounds 2",
         "benchmarks.drain --detectors --events 20000",
     ),
+    "drain_detectors_usual": Case(
+        "benchmarks.drain --detectors --failed-share 0.037 --events 600000 --rounds 2",
+        "benchmarks.drain --detectors --failed-share 0.037 --events 20000",
+    ),
     "latency_1000": Case("benchmarks.latency --rate 1000 --seconds 300", "benchmarks.latency --rate 1000 --seconds 20"),
     "latency_5000": Case("benchmarks.latency --rate 5000 --seconds 300", "benchmarks.latency --rate 5000 --seconds 20"),
     "latency_1000_rival": Case(

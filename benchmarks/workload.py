@@ -33,7 +33,7 @@ from models.records.event import (
 )
 from models.records.payload import to_bytes, to_packed
 
-FAILED_SHARE: Final = 0.2  # of ended jobs
+FAILED_SHARE: Final = 0.2  # of ended jobs: a bad day
 _PLATFORMS: Final[tuple[PlatformName, ...]] = ("github", "gitlab", "jenkins", "circleci")
 _JOBS: Final = ("lint", "test", "build", "integration", "image", "deploy")
 _LOG: Final = "\n".join(f"[Pipeline] sh\n+ make step-{i}\nstep-{i}: 0 errors, 0 warnings" for i in range(12))
@@ -73,7 +73,10 @@ _FAILURES: Final[dict[PlatformName, tuple[_Words, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """How much of what. `rate` is events per second of event time, from `start` on; `open_runs` go on at a time."""
+    """How much of what. `rate` is events per second of event time, from `start` on; `open_runs` go on at a time.
+
+    `failed_share` is that of the jobs that end.
+    """
 
     events: int
     seed: int = 7
@@ -81,6 +84,7 @@ class Workload:
     rate: float = 1000.0
     open_runs: int = 256
     start: datetime = field(default=datetime(2026, 11, 1, tzinfo=UTC))
+    failed_share: float = FAILED_SHARE
 
 
 class Planned(NamedTuple):
@@ -107,7 +111,7 @@ def events(workload: Workload) -> Iterator[Event]:
         for i in range(workload.repositories)
         for platform in (_PLATFORMS[i % len(_PLATFORMS)],)
     ]
-    runs = _Runs(rng, repositories, workload.open_runs)
+    runs = _Runs(rng, repositories, workload)
     step = timedelta(seconds=1 / workload.rate)
     for i in range(workload.events):
         yield runs.tell(workload.start + i * step)
@@ -116,11 +120,12 @@ def events(workload: Workload) -> Iterator[Event]:
 class _Runs:
     """The runs under way; each call tells the next thing of one of them."""
 
-    def __init__(self, rng: random.Random, repositories: Sequence[_Repository], at_a_time: int) -> None:
+    def __init__(self, rng: random.Random, repositories: Sequence[_Repository], workload: Workload) -> None:
         self._rng = rng
         self._repositories = repositories
+        self._failed_share = workload.failed_share
         self._count = 0
-        self._open = [self._begin() for _ in range(at_a_time)]
+        self._open = [self._begin() for _ in range(workload.open_runs)]
 
     def tell(self, at: datetime) -> Event:
         slot = int(self._rng.random() * len(self._open))
@@ -133,16 +138,27 @@ class _Runs:
     def _begin(self) -> _Run:
         self._count += 1
         repository = self._repositories[int(len(self._repositories) * self._rng.random() ** 2)]
-        return _Run(repository, self._count, self._rng)
+        return _Run(repository, self._count, self._rng, self._failed_share)
 
 
 class _Run:
     """One run with its jobs, and what is still to be told of it."""
 
-    __slots__ = ("_common", "_failed", "_jobs", "_number", "_repository", "_rng", "_workflow_id", "due")
+    __slots__ = (
+        "_common",
+        "_failed",
+        "_failed_share",
+        "_jobs",
+        "_number",
+        "_repository",
+        "_rng",
+        "_workflow_id",
+        "due",
+    )
 
-    def __init__(self, repository: _Repository, number: int, rng: random.Random) -> None:
+    def __init__(self, repository: _Repository, number: int, rng: random.Random, failed_share: float) -> None:
         self._repository = repository
+        self._failed_share = failed_share
         self._number = str(10_000_000_000 + number)
         self._rng = rng
         self._failed = False
@@ -170,7 +186,7 @@ class _Run:
             outcome = Outcome.RUNNING if not ended else Outcome.FAILED if self._failed else Outcome.PASSED
             return self._event(at, None, None, outcome, None)
         words = None
-        if ended and self._rng.random() < FAILED_SHARE:
+        if ended and self._rng.random() < self._failed_share:
             words, self._failed = self._rng.choice(_FAILURES[self._repository.platform]), True
         outcome = words.outcome if words else Outcome.PASSED if ended else Outcome.RUNNING
         job_id = None if self._repository.platform == "jenkins" else f"{self._number}{index}"
