@@ -18,7 +18,7 @@ import pyarrow as pa
 _LZ4: Final = pa.Codec("lz4_raw")
 _ZSTD: Final = pa.Codec("zstd")
 _IS_LZ4: Final = 1 << 63
-"""Set in the length of what LZ4 packed: not as small as Zstandard has it, in half the time. Version 5 had that."""
+"""Set in the length of what LZ4 packed: larger than by Zstandard, which versions up to 5 used, in half the time."""
 SPARE: Final = 1000
 """How many entries more than twice those that count may be written down before all is written anew."""
 

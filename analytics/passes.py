@@ -1,12 +1,13 @@
 """Passes: what passed of jobs that may yet turn out to have failed before, remembered for a while.
 
 Most events of a healthy fleet are passes, and few are ever asked for. So one costs an append here, and one entry in the
-journal: what is told of a name is what came, not all that stands there.
+journal: what is told of a name is what came, not all that stands there. That is why this is no
+Journal of analytics/journal.py, which writes down what stands under a key by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
@@ -47,13 +48,13 @@ class _Generation:
         return taken
 
     def settle(self) -> None:
-        told: list[tuple[str, Passed | list[Passed] | None]] = [*self.fresh]
+        told: Sequence[tuple[str, Passed | list[Passed] | None]] = self.fresh
         if self._entries + len(told) > 2 * self.kept + SPARE:
             told, self._chunks, self._entries = list(self.by_name.items()), Chunks(), 0
         if told:
             self._chunks.append(packed(msgspec.msgpack.encode(told)))
             self._entries += len(told)
-            self.fresh = []
+        self.fresh = []
 
     def written(self) -> Chunks:
         self.settle()
@@ -96,14 +97,14 @@ class Passes:
         """All that are remembered of `name`, younger generation first."""
         return chain(self._young.by_name.get(name, ()), self._old.by_name.get(name, ()))
 
-    def take(self, name: str) -> Iterator[Passed]:
+    def take(self, name: str) -> list[Passed]:
         """The same; they are forgotten now."""
         taken: list[Passed] = []
         for half in (self._young, self._old):
             if name in half.by_name:
                 taken += half.take(name)
                 half.fresh.append((name, None))
-        return iter(taken)
+        return taken
 
     def turn(self) -> None:
         """Forget the older half."""

@@ -16,7 +16,7 @@ from analytics.snapshots import SNAPSHOT_VERSION
 
 
 def as_version_5(snapshot: bytes) -> dict[str, Any]:
-    """What version 5 had written, decoded but for its packed parts."""
+    """What version 5 had written of early passes, whole lists in Zstandard; the rest differs in what packed it only."""
     said: dict[str, Any] = msgspec.msgpack.decode(snapshot)
     assert said["v"] == SNAPSHOT_VERSION == 6
     said["v"] = 5
