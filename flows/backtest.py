@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -131,8 +132,27 @@ class Workshop:
         """`done` counts the events that were judged, in all processes."""
         self._plan: Final = plan
         self._done: Final = done
+        self._compiled: Final = plan.folder / "signatures"
+        self._ready = False
         self._redactor: Final = Redactor(plan.key)
         self._redact: Final = redacted(self._redactor.redact_bytes)
+
+    def compile(self) -> None:
+        """Compile the signatures of all rules, for every process.
+
+        Raises:
+            ConfigError: one of them cannot be compiled.
+        """
+        dumped = [rules.rulebook().catalogue.dumped() for rules in self._plan.sides]
+        self._compiled.write_bytes(msgspec.msgpack.encode(dumped))
+
+    def take_compiled(self) -> None:
+        """Take what one of the processes compiled, if it was not taken yet."""
+        if not self._ready:
+            dumped = msgspec.msgpack.decode(self._compiled.read_bytes(), type=list[tuple[bytes, bytes]])
+            for rules, of_side in zip(self._plan.sides, dumped, strict=True):
+                rules.rulebook().catalogue.take(of_side)
+            self._ready = True
 
     def sort(self, piece: Piece) -> Sorted:
         """Sort one piece of a file."""
@@ -230,9 +250,12 @@ def _open(plan: Plan, done: Any) -> None:  # noqa: ANN401 - as above
 def _begin(plan: Plan, done: Any) -> None:  # noqa: ANN401 - as above
     """What a spawned process does first."""
     _open(plan, done)
-    for rules in plan.sides:
-        rules.rulebook().catalogue.check()
     look_once()
+
+
+def _compile() -> None:
+    assert _here is not None
+    _here.compile()
 
 
 def _sort(piece: Piece) -> Sorted:
@@ -245,6 +268,12 @@ def _judge(task: Task) -> Judged:
     return _here.judge(task)
 
 
+def _judge_compiled(task: Task) -> Judged:
+    assert _here is not None
+    _here.take_compiled()
+    return _here.judge(task)
+
+
 class Crew:
     """Processes that do tasks, or this process where there is little to do."""
 
@@ -253,6 +282,7 @@ class Crew:
         self._pool: Final = pool
         self._done: Final = done
         self._watch: Final = watch
+        self._compiling: Final = pool.submit(_compile) if pool is not None else None  # by one, while others sort
 
     def sort(self, pieces: Sequence[Piece]) -> list[Sorted]:
         """Sort all pieces; the answers are in their order.
@@ -263,13 +293,22 @@ class Crew:
         return self._all(_sort, pieces, lambda ended: self._watch("reading", ended, len(pieces)))
 
     def judge(self, tasks: Sequence[Task], events: int) -> list[Judged]:
-        """Do all tasks, of `events` events together; the answers are in their order."""
-        return self._all(_judge, tasks, lambda _: self._watch("judging", self._done.value, events))
+        """Do all tasks, of `events` events together; the answers are in their order.
+
+        Raises:
+            ConfigError: a signature cannot be compiled.
+        """
+        if self._compiling is not None:
+            self._results([self._compiling], lambda _: None)
+        work = _judge if self._pool is None else _judge_compiled
+        return self._all(work, tasks, lambda _: self._watch("judging", self._done.value, events))
 
     def _all(self, work: Callable[[T], R], items: Sequence[T], tell: Callable[[int], None]) -> list[R]:
         if self._pool is None:
             return [work(item) for item in items]
-        futures = [self._pool.submit(work, item) for item in items]
+        return self._results([self._pool.submit(work, item) for item in items], tell)
+
+    def _results(self, futures: Sequence[Future[R]], tell: Callable[[int], None]) -> list[R]:
         try:
             self._until_done(futures, tell)
             return [future.result() for future in futures]
@@ -333,16 +372,20 @@ def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path
     incidents = _incidents(ordered)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.parquet" for name in RECORDS}
-    for name, path in paths.items():
-        whole = between / path.name
+
+    def put(name: str) -> None:
+        whole = between / paths[name].name
         with pq.ParquetWriter(whole, SCHEMAS[name], compression="zstd") as writer:
             for part in ordered:
                 if name in part.files:
                     _append(name, part.files[name], writer)
             if name == "incidents" and incidents:
                 writer.write_table(table(name, incidents))
-        whole.replace(path)
-        pa.default_memory_pool().release_unused()
+        whole.replace(paths[name])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Arrow does the work, and holds no lock meanwhile
+        list(pool.map(put, paths))
+    pa.default_memory_pool().release_unused()
     return paths
 
 

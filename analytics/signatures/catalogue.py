@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import Final, NamedTuple
 
@@ -118,8 +118,20 @@ class Catalogue:
         Raises:
             ConfigError: a pattern that is RE2 and that Hyperscan does not take; the signature is named.
         """
-        self._facts.patterns  # noqa: B018 - compiled when it is asked for
-        self._lines.patterns  # noqa: B018 - likewise
+        self.dumped()
+
+    def dumped(self) -> tuple[bytes, bytes]:
+        """What is compiled, for another process of the same machine.
+
+        Raises:
+            ConfigError: as of `check`.
+        """
+        return self._facts.patterns.dump(), self._lines.patterns.dump()
+
+    def take(self, dumped: tuple[bytes, bytes]) -> None:
+        """Take what the same catalogue gave in another process, and compile nothing."""
+        for index, one in zip((self._facts, self._lines), dumped, strict=True):
+            index.take(one)
 
     def match(self, platform: str, facts: tuple[str, ...], text: Excerpt, *, on: date | None = None) -> Match | None:
         """The signature that explains a failure best, or None; a pure function of its arguments.
@@ -225,14 +237,25 @@ class _Index:
         self._patterns: Final = patterns
         self.owners: Final = [rank for rank, each in enumerate(patterns.values()) for _ in each]
         self.first: Final = [0, *accumulate(map(len, patterns.values()))]
+        self._compiled: Patterns | None = None
 
-    @cached_property
+    @property
     def patterns(self) -> Patterns:
         """All of them, compiled: a second or two for those that are shipped, once in a process."""
-        try:
-            return Patterns([pattern for each in self._patterns.values() for pattern in each])
-        except ValueError as error:
-            raise ConfigError(f"signature {_blamed(self._patterns)}: {error}") from None
+        if self._compiled is None:
+            try:
+                self._compiled = Patterns(self._all)
+            except ValueError as error:
+                raise ConfigError(f"signature {_blamed(self._patterns)}: {error}") from None
+        return self._compiled
+
+    @property
+    def _all(self) -> list[str]:
+        return [pattern for each in self._patterns.values() for pattern in each]
+
+    def take(self, dumped: bytes) -> None:
+        """Take what `patterns` dumped in another process."""
+        self._compiled = Patterns(self._all, dumped)
 
     def told(self, lines: Sequence[tuple[int, str]]) -> _Told:
         """What the patterns find in `lines`."""

@@ -24,15 +24,19 @@ _KEPT: Final = 16  # databases: shards of one process, and its rulebooks, share 
 class Patterns:
     """Many patterns as one Hyperscan database. May be used by several threads."""
 
-    def __init__(self, patterns: Sequence[str]) -> None:
-        """Compile `patterns`; what is found is told by their places in the sequence.
+    def __init__(self, patterns: Sequence[str], dumped: bytes | None = None) -> None:
+        """Compile `patterns`, or take what `dump` gave of the same; what is found is told by their places.
 
         Raises:
             ValueError: Hyperscan does not take one of them.
         """
         self._singles: Final = [compiled(pattern).single for pattern in patterns]
         self._threads: Final = threading.local()
-        self._database: Final = _database(tuple(patterns)) if patterns else None
+        self._database: Final = _loaded(dumped) if dumped else _database(tuple(patterns)) if patterns else None
+
+    def dump(self) -> bytes:
+        """The database, for another process of the same machine; empty where there are no patterns."""
+        return b"" if self._database is None else bytes(hyperscan.dumpb(self._database))
 
     def ends(self, text: bytes) -> list[tuple[int, int]]:
         """Where matches in `text` end, in order: offset behind the last byte, and pattern."""
@@ -75,6 +79,10 @@ def _database(patterns: tuple[str, ...]) -> Any:  # noqa: ANN401 - Hyperscan has
             except hyperscan.error as error:
                 raise about(pattern, f"Hyperscan: {words(error)}") from None
         raise
+
+
+def _loaded(dumped: bytes) -> Any:  # noqa: ANN401 - as above
+    return hyperscan.loadb(dumped, mode=hyperscan.HS_MODE_BLOCK)
 
 
 def _compile(patterns: Sequence[str]) -> Any:  # noqa: ANN401 - as above

@@ -148,3 +148,12 @@ def test_threads_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert results == [1000] * 80
+
+
+def test_what_was_compiled_elsewhere_finds_the_same() -> None:
+    compiled_here = Patterns(TAKEN)
+    taken = Patterns(TAKEN, compiled_here.dump())
+    text = "aac \xe9\xe9x [[xxy\n✖ failed abcc".encode()
+    assert taken.ends(text) == compiled_here.ends(text) != []
+    assert taken.captures(TAKEN.index("(?P<a>x+)y"), b"xxy") == (("a", "xx"),)
+    assert Patterns([], Patterns([]).dump()).ends(text) == []
