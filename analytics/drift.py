@@ -90,7 +90,7 @@ class Drift:
         self.usual: Usual | None = None
         older, last = before(profile)
         learnt = _Learnt(older, of, rules)
-        for stretch in (*last, *profile.recent):
+        for stretch in (*last, *profile.recent) if older else ():
             counts = of(stretch)
             usual = learnt.on(stretch.at_ms // DAY_MS) if counts else None
             if usual is not None:

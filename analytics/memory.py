@@ -179,7 +179,11 @@ class Timers:
             second = heapq.heappop(self._seconds)
             due = self._due.pop(second)
             self.next_ms = self._seconds[0] * 1000 if self._seconds else 1 << 62
-            yield second, sorted(set(due), key=lambda d: (d[0], str(d[1])))
+            yield second, sorted(set(due), key=_named) if len(due) > 1 else due
+
+
+def _named(due: tuple[str, Any]) -> tuple[str, str]:
+    return due[0], str(due[1])
 
 
 class Durations:

@@ -8,10 +8,9 @@ it is done in portions, one each second of stream time, and no batch has to wait
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -65,6 +64,8 @@ _SUMS: Final = (
     "queue_ms",
     "late",
 )
+_ENDED: Final = 3
+"""So many of them count job runs: passed, failed, other."""
 _SCHEMA: Final = pa.schema(
     [
         ("pane", pa.int64()),
@@ -251,8 +252,9 @@ class Kept:
         self._profiles[hour.key] = _packed(profile)
         self._journal.changed.append(hour.key)
         end_ms = hour.hour_ms + STRETCH_MS[self._by]
+        at_end = where._replace(at_ms=end_ms)
         for rule, within_ms in self._desk.profiles[self._by]:
-            answer = self._desk.asking.judge(rule, hour.key, profile, where._replace(at_ms=end_ms))
+            answer = self._desk.asking.judge(rule, hour.key, profile, at_end)
             if answer is not None:
                 self._desk.timers.at(end_ms + within_ms, self.due, hour.key)
             stands = self._desk.findings.stands(rule, hour.key)
@@ -308,32 +310,43 @@ def _portion_due(by: tuple[Field, ...]) -> str:
 
 def _with(profile: Profile, counts: Counts, by: tuple[Field, ...]) -> Profile:
     """The profile with one more stretch, and without what is too old."""
-    newest = max(counts.at_ms, profile.recent[-1].at_ms if profile.recent else 0)
-    day = counts._replace(at_ms=counts.at_ms // DAY_MS * DAY_MS)
-    recent = [c for c in _joined(profile.recent, counts) if c.at_ms > newest - _RECENT_MS[by]]
-    days = [c for c in _joined(profile.days, day) if c.at_ms > newest - _DAYS_MS - DAY_MS]
-    return Profile(recent, days)
+    recent = _joined(profile.recent, counts)
+    days = _joined(profile.days, Counts(counts.at_ms // DAY_MS * DAY_MS, *counts[1:]))
+    newest = recent[-1].at_ms
+    return Profile(_since(recent, newest - _RECENT_MS[by]), _since(days, newest - _DAYS_MS - DAY_MS))
+
+
+def _since(told: list[Counts], at_ms: int) -> list[Counts]:
+    """What came after `at_ms`, which mostly is all."""
+    return told if told[0].at_ms > at_ms else [counts for counts in told if counts.at_ms > at_ms]
 
 
 def _joined(told: Sequence[Counts], new: Counts) -> list[Counts]:
-    """`told` with `new`, added to what there is of the same time."""
-    there = [c for c in told if c.at_ms == new.at_ms]
-    return sorted([*(c for c in told if c.at_ms != new.at_ms), _sum([*there, new])], key=itemgetter(0))
+    """`told` with `new`, added to what there is of the same time; mostly it is the last."""
+    place = len(told)
+    while place and told[place - 1].at_ms > new.at_ms:
+        place -= 1
+    if place and told[place - 1].at_ms == new.at_ms:
+        return [*told[: place - 1], _sum(told[place - 1], new), *told[place:]]
+    return [*told[:place], new, *told[place:]]
 
 
-def _sum(parts: Sequence[Counts]) -> Counts:
-    if len(parts) == 1:
-        return parts[0]
-    passed, failed, other, reruns = (sum(column) for column in zip(*(part[1:5] for part in parts), strict=True))
-    durations, queues = _added(part.durations for part in parts), _added(part.queues for part in parts)
-    return Counts(parts[0].at_ms, passed, failed, other, reruns, durations, queues)
+def _sum(one: Counts, other: Counts) -> Counts:
+    return Counts(
+        one.at_ms,
+        one.passed + other.passed,
+        one.failed + other.failed,
+        one.other + other.other,
+        one.reruns + other.reruns,
+        _added(one.durations, other.durations),
+        _added(one.queues, other.queues),
+    )
 
 
-def _added(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    total: dict[int, int] = {}
-    for part in parts:
-        for bucket, count in part.items():
-            total[bucket] = total.get(bucket, 0) + count
+def _added(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    total = dict(one)
+    for bucket, count in other.items():
+        total[bucket] = total.get(bucket, 0) + count
     return dict(sorted(total.items()))
 
 
@@ -453,17 +466,22 @@ def _end_of_portion(table: pa.Table, rows: int) -> int:
 
 def _by_key(table: pa.Table) -> Iterator[Hour]:
     """What stands in `table`, which is sorted, key by key."""
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    for (key, platform, pane), of_key in groupby(rows, key=itemgetter(2, 1, 0)):
-        sums = dict.fromkeys(_SUMS, 0)
-        durations: dict[int, int] = {}
-        queues: dict[int, int] = {}
-        for _, _, _, duration, queue, *numbers in of_key:
-            ended = sum(numbers[:3])
-            for name, number in zip(_SUMS, numbers, strict=True):
-                sums[name] += number
-            if duration != NO_BUCKET and ended:
-                durations[duration] = durations.get(duration, 0) + ended
-            if queue != NO_BUCKET and ended:
-                queues[queue] = queues.get(queue, 0) + ended
-        yield Hour(platform, key, pane * PANE_MS, sums, dict(sorted(durations.items())), dict(sorted(queues.items())))
+    panes, platforms, keys, durations, queues = (table.column(name).to_pylist() for name in _KEYS)
+    numbers = np.column_stack([np.asarray(table.column(name)) for name in _SUMS])
+    ended = numbers[:, :_ENDED].sum(axis=1).tolist()
+    named = list(zip(keys, platforms, panes, strict=True))
+    starts = [row for row in range(len(named)) if not row or named[row] != named[row - 1]]
+    totals = np.add.reduceat(numbers, starts, axis=0).tolist() if starts else []
+    for (start, end), total in zip(pairwise((*starts, len(named))), totals, strict=True):
+        key, platform, pane = named[start]
+        of_key = (_by_bucket(column[start:end], ended[start:end]) for column in (durations, queues))
+        yield Hour(platform, key, pane * PANE_MS, dict(zip(_SUMS, total, strict=True)), *of_key)
+
+
+def _by_bucket(buckets: Sequence[int], ended: Sequence[int]) -> dict[int, int]:
+    """How many job runs are in each of `buckets`, in which so many ended."""
+    counts: dict[int, int] = {}
+    for bucket, number in zip(buckets, ended, strict=True):
+        if bucket != NO_BUCKET and number:
+            counts[bucket] = counts.get(bucket, 0) + number
+    return dict(sorted(counts.items()))

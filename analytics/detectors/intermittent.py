@@ -78,7 +78,8 @@ class Intermittent(ProfileDetector):
     def _replay(self, profile: Profile, at_ms: int) -> tuple[int | None, str]:
         """Since which day it has been intermittent, if it is, and why it is not, if it is not."""
         since, why = None, "fails too seldom to say in the last days"
-        if sum(day.failed for day in profile.days) < self.least_failures:
+        failing = [day.failed for day in profile.days if day.failed]
+        if len(failing) < self.least_days or sum(failing) < self.least_failures:
             return since, why
         replay = _Days(profile, at_ms)
         for end in range(self.days, _DAYS):
