@@ -29,7 +29,7 @@ from analytics.findings import Context, Findings
 from analytics.memory import Firsts, Timers
 from analytics.rows import SEPARATOR
 from analytics.rulebook import Rulebook
-from models.records.event import Outcome
+from models.records.event import FAILING, Outcome
 
 MOST_REMEMBERED: Final = 200_000
 """How many keys one generation of what is remembered for a while may hold."""
@@ -37,6 +37,8 @@ TRUST_MS: Final = 3_600_000
 """A source that delivered nothing for so long is not known to deliver, and absence proves nothing."""
 EVENT_SCOPES: Final = (JOB, REPOSITORY, SIGNATURE, LABELS)
 
+_KEPT: Final = FAILING | {Outcome.PASSED}
+"""What histories hold."""
 _AT: Final = attrgetter("at_ms")
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
@@ -162,8 +164,10 @@ def first_since(history: Sequence[Seen], since_ms: int) -> int:
 
 def view(detector: Detector, history: Sequence[Seen], first: int, known_since_ms: int) -> History:
     """The part of a history that `detector` sees, from the place `first` on."""
-    sees = detector.sees
-    wanted = detector.categories
-    return History(
-        [s for s in history[first:] if s.outcome in sees and (wanted is None or s.category in wanted)], known_since_ms
-    )
+    sees, wanted = detector.sees, detector.categories
+    part = history[first:] if first else history
+    if wanted is not None:
+        part = [seen for seen in part if seen.outcome in sees and seen.category in wanted]
+    elif not sees >= _KEPT:
+        part = [seen for seen in part if seen.outcome in sees]
+    return History(part, known_since_ms)

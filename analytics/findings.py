@@ -34,13 +34,17 @@ class Context(NamedTuple):
 
 @dataclass(slots=True)
 class Open:
-    """A finding that stands. `began_ms` is the earliest beginning it had, `about` its subject as rows have it."""
+    """A finding that stands. `began_ms` is the earliest beginning it had, `about` its subject as rows have it.
+
+    `due_second` of stream time is when it is to be seen whether it still holds.
+    """
 
     finding_id: str
     revision: int
     began_ms: int
     finding: Finding
     about: tuple[str, str, str]
+    due_second: int = 0
 
 
 class Findings:

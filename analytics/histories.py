@@ -5,7 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from analytics.desk import MOST_REMEMBERED, Desk, first_since, view, visible
 from analytics.detectors.detector import JOB, SIGNATURE, Detector, Field, History, Seen
@@ -18,6 +21,7 @@ from models.records.outputs import Category
 
 MOST_IN_HISTORY: Final = 64
 
+_when: Final = attrgetter("at_ms", "id")
 _NEVER: Final = -1
 _ALWAYS: Final = 1 << 62
 
@@ -42,7 +46,7 @@ class Remembered:
 
     def grew(self, new: Seen) -> None:
         """Note what follows from one event more; of one that is not the newest, all is looked through again."""
-        if new != self.seen[-1]:
+        if new is not self.seen[-1]:
             self.changed()
             return
         if new.outcome in FAILING:
@@ -86,9 +90,11 @@ class Histories:
             self._shorten(known.seen)
         if full or len(came) > 1:
             self._changed(key, known)
+            self._judge(key, known.seen, position, event=new.id)
         else:
             self._grew(key, known, new)
-        self._judge(key, known.seen, position, outcome=None if full else new.outcome, event=new.id)
+            last = known.seen[-1] is new
+            self._judge(key, known.seen, position, outcome=new.outcome, last=last, event=new.id)
         return True
 
     def _came_before(self, key: str, known: Remembered, new: Seen) -> Iterable[Seen]:  # noqa: ARG002 - of use to jobs
@@ -119,7 +125,7 @@ class Histories:
             return
         for i, seen in enumerate(known.seen):
             if seen.id == event and (seen.signature, seen.category) != (signature, category):
-                known.seen[i] = seen._replace(signature=signature, category=category)
+                known.seen[i] = replace(seen, signature=signature, category=category)
                 known.fresh = None
                 self._changed(key, known)
                 self._judge(key, known.seen, position, outcome=seen.outcome, event=event)
@@ -142,19 +148,22 @@ class Histories:
         position: int,
         *,
         outcome: Outcome | None = None,
+        last: bool = False,
         at_ms: int | None = None,
         event: str | None = None,
     ) -> None:
-        """Ask the detectors that see `outcome` about `history`, because of `event`.
+        """Ask the detectors that see `outcome`, or are changed by it where it came `last`, because of `event`.
 
-        At a tick (`at_ms`) all of them are asked, and time alone can only take a finding away.
+        At a tick (`at_ms`) only those are asked whose finding is due: time alone can only take one away.
         """
         desk = self._desk
         where = desk.where(position, at_ms)
         since = desk.known_since(key) if self._by == SIGNATURE else 0
         views: dict[Any, History] = {}  # what more than one is shown is put together once
         for detector, within_ms in desk.scopes[self._by].rules:
-            if outcome is not None and outcome not in detector.sees:
+            if outcome is not None and outcome not in (detector.sees if not last else detector.changed_by):
+                continue
+            if at_ms is not None and not self._is_due(detector, key, at_ms):
                 continue
             first = first_since(history, where.at_ms - within_ms)
             of = (first, detector.sees, detector.categories)
@@ -167,12 +176,21 @@ class Histories:
             if answer is not None:
                 self._look_again(detector, key, sees, within_ms, where)
 
+    def _is_due(self, detector: Detector, key: str, at_ms: int) -> bool:
+        stands = self._desk.findings.stands(detector, key)
+        return stands is not None and stands.due_second * 1000 <= at_ms
+
     def _look_again(self, detector: Detector, key: str, sees: History, within_ms: int, where: Context) -> None:
         """Ask again when time may have taken away what was found."""
         desk = self._desk
+        stands = desk.findings.stands(detector, key)
+        if stands is None:
+            return
         has_end = type(detector).until is not Detector.until
         until = desk.asking.ask(detector, key, where, detector.until, sees) if has_end else None
-        desk.timers.at(min(sees[0].at_ms + within_ms, until or _ALWAYS), self.finding_due, key)
+        due_ms = min(sees[0].at_ms + within_ms, until or _ALWAYS)
+        if stands.due_second != -(-due_ms // 1000):
+            stands.due_second = desk.timers.at(due_ms, self.finding_due, key)
 
     def recheck(self, key: str, second: int, position: int) -> None:
         """See whether what was found still holds now that time has passed."""
@@ -197,7 +215,7 @@ class Histories:
         """Let new rules speak on what stands; they raise findings at the next event only."""
         for key, known in self._histories.items():
             known.repeated.clear()
-            if any(self._desk.findings.stands(d, key) for d, _ in self._desk.scopes[self._by].rules):
+            if self._are_due(key):
                 self._judge(key, known.seen, position, at_ms=self._desk.stream_ms)
 
     def set_timers(self) -> None:
@@ -206,10 +224,20 @@ class Histories:
         looked_at = desk.stream_ms // 1000 * 1000  # the last second that was
         for key, known in self._histories.items():
             desk.timers.at(known.due_second * 1000, self.history_due, key)
+            if not self._are_due(key):
+                continue
             for detector, within_ms in desk.scopes[self._by].rules:
                 sees = visible(detector, known.seen, looked_at - within_ms)
-                if sees and desk.findings.stands(detector, key):
+                if sees:
                     self._look_again(detector, key, sees, within_ms, desk.where(0, looked_at))
+
+    def _are_due(self, key: str) -> bool:
+        """Make all due that stands on `key`, whatever timers there were; whether anything does."""
+        findings = self._desk.findings
+        stand = [it for rule, _ in self._desk.scopes[self._by].rules if (it := findings.stands(rule, key)) is not None]
+        for it in stand:
+            it.due_second = 0
+        return bool(stand)
 
     def settle(self) -> None:
         """Write down what changed."""
@@ -291,9 +319,9 @@ class JobHistories(Histories):
 
     def _decide_anew(self, key: str, new: Seen, position: int) -> None:
         """Let the cases be decided on again that came after `new`."""
-        seen, when = self._histories[key].seen, new[:2]
-        if when < seen[-1][:2]:
-            for case_key in sorted({s.case_key for s in seen if s[:2] > when and s.case_key}):
+        seen, when = self._histories[key].seen, _when(new)
+        if when < _when(seen[-1]):
+            for case_key in sorted({s.case_key for s in seen if _when(s) > when and s.case_key}):
                 self.overtaken(case_key, position)
 
     def _came_before(self, key: str, known: Remembered, new: Seen) -> Iterable[Seen]:
@@ -305,7 +333,7 @@ class JobHistories(Histories):
         main = list(self.early.of(_on_main(key)))
         if main:
             wanted = {told for told in main if told[3] == commit}
-            when = new[:2]
+            when = _when(new)
             if new.main and (after := [told for told in main if told > when]):
                 wanted.add(min(after))
             passes += [_passed(told, told[3], main=True) for told in wanted]
@@ -384,7 +412,9 @@ def _nobody(_case_key: str, _position: int) -> None:
 
 def _stands(seen: Sequence[Seen], new: Seen) -> bool:
     """Whether an event is there already, however it is explained by now; an event has one time."""
-    place = bisect_left(seen, new[:2])
+    if not seen or seen[-1].at_ms < new.at_ms:
+        return False
+    place = bisect_left(seen, _when(new), key=_when)
     return place < len(seen) and seen[place].id == new.id
 
 

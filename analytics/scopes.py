@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from analytics.desk import Desk
 from analytics.detectors.detector import LABELS, REPOSITORY, SIGNATURE, Field, Seen
 from analytics.histories import Histories, JobHistories
@@ -44,7 +46,7 @@ class Scopes:
         """Put a failure into the histories that it belongs to."""
         self._desk.repositories.hear(place.repository, seen.at_ms)
         self.jobs.remember(place.job, seen, position)
-        shorter = seen._replace(case_key="")  # of use to jobs only, and long
+        shorter = replace(seen, case_key="")  # of use to jobs only, and long
         for by, key in self._keys(place, seen.signature, seen.category).items():
             self._others[by].remember(key, shorter, position)
 
@@ -55,7 +57,7 @@ class Scopes:
             return
         signature, category = cause
         self.jobs.explain(place.job, event, signature, category, position)
-        new = seen._replace(signature=signature, category=category, case_key="")
+        new = replace(seen, signature=signature, category=category, case_key="")
         old_keys = self._keys(place, seen.signature, seen.category)
         new_keys = self._keys(place, signature, category)
         for by, one in self._others.items():

@@ -21,13 +21,15 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
+import msgspec
+
 from models.records.duration import duration
 from models.records.errors import ConfigError
 from models.records.event import Outcome
 
 
-class Seen(NamedTuple):
-    """One event as a history keeps it; sorted by event time, then id."""
+class Seen(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """One event as a history keeps it; sorted by event time, then id. Snapshots hold it as an array."""
 
     at_ms: int
     id: str
@@ -45,12 +47,20 @@ class Seen(NamedTuple):
 class History(list[Seen]):
     """The events of one key, sorted by event time and id, and since when failures of its repository are known."""
 
-    __slots__ = ("known_since_ms",)
+    __slots__ = ("_ids", "known_since_ms")
 
     def __init__(self, seen: Sequence[Seen] = (), known_since_ms: int = 0) -> None:
         """Hold `seen`, which is sorted."""
         super().__init__(seen)
         self.known_since_ms = known_since_ms
+        self._ids: frozenset[str] | None = None
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of the events."""
+        if self._ids is None:
+            self._ids = frozenset([seen.id for seen in self])
+        return self._ids
 
 
 class Counts(NamedTuple):
@@ -129,6 +139,7 @@ class Detector(Rule):
 
     by          JOB, REPOSITORY, SIGNATURE or LABELS
     sees        the outcomes that enter the history
+    changed_by  those of them that can change what is said when they come last; all, if not given
     categories  where it wants failures of some categories only; not of JOB, whose failures are all kept
 
     A history of JOB begins with a failure. What passes is kept where the same job failed on that commit before it, or
@@ -137,7 +148,14 @@ class Detector(Rule):
     """
 
     sees: ClassVar[frozenset[Outcome]]
+    changed_by: ClassVar[frozenset[Outcome]]
     categories: ClassVar[frozenset[str] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        """Let all that it sees change what it says, unless it says otherwise."""
+        super(Detector, cls).__init_subclass__()
+        if "sees" in vars(cls) and "changed_by" not in vars(cls):
+            cls.changed_by = cls.sees
 
     @abstractmethod
     def judge(self, history: History, at_ms: int) -> Finding | None:
@@ -273,6 +291,9 @@ def _made(cls: type[Rule], given: Mapping[str, Any]) -> Rule:
     return cls(**values)
 
 
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
 def milliseconds(span: timedelta) -> int:
     """`span` in whole milliseconds."""
-    return span // timedelta(milliseconds=1)
+    return span // _MILLISECOND

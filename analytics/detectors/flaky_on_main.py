@@ -25,6 +25,7 @@ class FlakyOnMain(Detector):
 
     by = JOB
     sees = frozenset(FAILING | {Outcome.PASSED})
+    changed_by = frozenset({Outcome.PASSED})
     within: timedelta = timedelta(hours=6)
     threshold: int = 2
 

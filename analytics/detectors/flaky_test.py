@@ -21,6 +21,7 @@ class FlakyTest(Detector):
 
     by = JOB
     sees = frozenset(FAILING | {Outcome.PASSED})
+    changed_by = frozenset({Outcome.PASSED})
     within: timedelta = timedelta(hours=2)
 
     def judge(self, history: History, at_ms: int) -> Finding | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from analytics.detectors.detector import JOB, Detector, Finding, History
-from analytics.examples import failed
+from analytics.examples import failed, seen
 from models.records.event import FAILING, Outcome
 
 
@@ -43,5 +43,5 @@ class RepeatedFailure(Detector):
     SILENT = (
         (failed(0), failed(5)),
         (failed(0), failed(20), failed(40)),
-        (failed(0), failed(5), failed(10)._replace(outcome=Outcome.CANCELLED)),
+        (failed(0), failed(5), seen(Outcome.CANCELLED, 10)),
     )

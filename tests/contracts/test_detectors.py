@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from analytics import rulebook as rulebooks
 from analytics.detectors.detector import (
@@ -27,6 +28,7 @@ from analytics.detectors.detector import (
     milliseconds,
 )
 from analytics.examples import Ran
+from analytics.examples import seen as happened
 from analytics.histories import MOST_IN_HISTORY
 from analytics.profiles import DAY_MS, HOUR_MS, SETTLED_MS, STRETCH_MS
 from models.records.event import FAILING, Event, Outcome
@@ -150,6 +152,26 @@ def test_a_detector_says_what_it_finds_and_what_its_parameters_mean(cls: type[Ru
             assert re.search(rf"`{field.name}`", cls.__doc__), f"`{field.name}` is not explained"
 
 
+@pytest.mark.parametrize("cls", [cls for cls in RULES if issubclass(cls, Detector)])
+def test_what_is_said_to_change_nothing_when_it_comes_last_changes_nothing(
+    cls: type[Detector], rng: random.Random
+) -> None:
+    """The shard does not ask then."""
+    assert cls.changed_by <= cls.sees
+    quiet = sorted(cls.sees - cls.changed_by)
+    answers = []
+    for _ in range(500 if quiet else 0):
+        told = [
+            happened(rng.choice(sorted(cls.sees)), minute, commit=rng.choice("abcd"), main=rng.random() < 0.8)
+            for minute in range(rng.randint(1, 9))
+        ]
+        last = happened(rng.choice(quiet), 10, commit=rng.choice("abcd"), main=rng.random() < 0.8)
+        before, after = (cls().judge(History(history), last.at_ms) for history in (told, [*told, last]))
+        assert before == after
+        answers.append(before)
+    assert not quiet or any(answers)
+
+
 @pytest.mark.parametrize(("cls", "example"), FIRES)
 def test_what_must_fire_fires(cls: type[Rule], example: Example) -> None:
     said, _ = play(_told(cls, example).entries)
@@ -218,7 +240,7 @@ def _within_bound(example: Sequence[Seen]) -> list[Seen]:
     """The same with all of it within four minutes, in the same order: what comes later than that may be forgotten."""
     moments = sorted({seen.at_ms for seen in example})
     step = 4 * MINUTE // len(moments)
-    return [seen._replace(at_ms=step * moments.index(seen.at_ms)) for seen in example]
+    return [replace(seen, at_ms=step * moments.index(seen.at_ms)) for seen in example]
 
 
 @pytest.mark.parametrize(("cls", "example"), FIRES)
