@@ -179,9 +179,11 @@ class Errands:
         """What is to be done about what `case` tells of."""
         policy, it = self._desk.rulebook.policy, case.found
         assert it is not None
-        names = names_of(action.name, action.calls(case))
-        place = (errand.platform, errand.instance, errand.repository, errand.branch)
-        terms = policy.terms_of(Subject(*place, it.workflow, it.job_name, None, None, names))
+        terms = policy.base
+        if policy.rules:
+            names = names_of(action.name, action.calls(case))
+            place = (errand.platform, errand.instance, errand.repository, errand.branch)
+            terms = policy.terms_of(Subject(*place, it.workflow, it.job_name, None, None, names))
         refused = self._refused(errand, action, terms, guarded)
         if refused is not None:
             return Said(Verdict.SKIP, refused, terms.mode, rules=terms.rules)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import replace
 
 from analytics.buckets import NO_BUCKET, by_doubling, fine_bucket_of
 from analytics.desk import Desk
@@ -311,7 +312,7 @@ def _portion_due(by: tuple[Field, ...]) -> str:
 def _with(profile: Profile, counts: Counts, by: tuple[Field, ...]) -> Profile:
     """The profile with one more stretch, and without what is too old."""
     recent = _joined(profile.recent, counts)
-    days = _joined(profile.days, Counts(counts.at_ms // DAY_MS * DAY_MS, *counts[1:]))
+    days = _joined(profile.days, replace(counts, at_ms=counts.at_ms // DAY_MS * DAY_MS))
     newest = recent[-1].at_ms
     return Profile(_since(recent, newest - _RECENT_MS[by]), _since(days, newest - _DAYS_MS - DAY_MS))
 

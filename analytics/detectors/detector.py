@@ -63,8 +63,8 @@ class History(list[Seen]):
         return self._ids
 
 
-class Counts(NamedTuple):
-    """Job runs that ended in one stretch of event time.
+class Counts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Job runs that ended in one stretch of event time. Snapshots hold it as an array.
 
     `durations` and `queues` are how many took how long, and waited how long, by bucket: bucket b holds what lies in
     [2**(b/4), 2**((b+1)/4)) seconds, so that a median is known to a fifth. Waiting is not known of all.

@@ -133,12 +133,22 @@ may bring a hard stop to light that forbids what all the rest would allow."""
 
 
 class Chosen(NamedTuple):
-    """What would be done: None where the policy has turned all of it off."""
+    """What would be done about what was asked: None where the policy has turned all of it off."""
 
     action: Action | None
-    names: str  # as rules are asked about it
-    calls: tuple[Call, ...]
     asked: Asked
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Those that would be made."""
+        return () if self.action is None else self.action.calls(self.asked)
+
+    @property
+    def names(self) -> str:
+        """By which rules are asked about it."""
+        if self.action is None:
+            return RERUN_JOB if self.asked.alone else RERUN_FAILED
+        return names_of(self.action.name, self.calls)
 
 
 def decide(case: CaseView, policy: Policy) -> Decision:
@@ -146,7 +156,8 @@ def decide(case: CaseView, policy: Policy) -> Decision:
     jobs = [job for job in case.jobs if not job.allow_failure]
     chosen = choose(case, jobs, policy)
     rerun = jobs if chosen.asked.alone else case.jobs  # a rerun of the run takes every failed job with it
-    weighed = [_weigh(case, job, policy, chosen) for job in sorted(rerun, key=_by_time)]
+    names = chosen.names if policy.rules else ""
+    weighed = [_weigh(case, job, policy, chosen, names) for job in sorted(rerun, key=_by_time)]
     terms = of_all([each.terms for each in weighed]) if weighed else policy.base
     of_fork = any(job.is_fork for job in jobs)
     said = _refusal(case, jobs, weighed, terms) or _go_ahead(case, jobs, chosen, weighed, terms)
@@ -174,14 +185,11 @@ def choose(case: CaseView, jobs: _Jobs, policy: Policy) -> Chosen:
     )
     able = (action for action in healing(FAILURE) if case.platform in action.platforms and action.fits(asked))
     action = next((action for action in able if policy.allows(action.name)), None)
-    if action is None:
-        return Chosen(None, action_for(case, jobs), (), asked)
-    calls = action.calls(asked)
-    return Chosen(action, names_of(action.name, calls), calls, asked)
+    return Chosen(action, asked)
 
 
-def _weigh(case: CaseView, job: FailedJob, policy: Policy, chosen: Chosen) -> _Weighed:
-    terms = policy.terms_of(subject_of(case, job, chosen.names)) if policy.rules else policy.base
+def _weigh(case: CaseView, job: FailedJob, policy: Policy, chosen: Chosen, names: str) -> _Weighed:
+    terms = policy.terms_of(subject_of(case, job, names)) if policy.rules else policy.base
     if chosen.action is None:
         terms = terms._replace(never=True)
     return _Weighed(job, terms, bool(job.environments) and policy.protects(job.environments))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from analytics.detectors.detector import Profile
 from analytics.detectors.duration_drift import DurationDrift
@@ -86,7 +87,7 @@ def test_what_was_cleared_for_want_of_evidence_says_so(rule: DurationDrift | Que
 
 def test_durations_that_are_not_known_say_nothing() -> None:
     at, profile = last((*TWO_DAYS, *SLOW), RULE)
-    unknown = Profile([c._replace(durations={}) for c in profile.recent], profile.days)
+    unknown = Profile([structs.replace(c, durations={}) for c in profile.recent], profile.days)
     assert RULE.judge(unknown, at) is None
 
 
