@@ -6,6 +6,7 @@ One JSON line for each file: seconds from start to report, events a second, proc
 process, its own code and the compiled signatures included. Files are made once and kept; their events are those of
 `workload.py`, which come 1000 a second, so that a million of them are a quarter of an hour, and ten a second, so that
 they are 28 hours: what is done for each minute and hour then weighs more. A tenth of them shows whether memory grows.
+One job in five fails; of the last file one in 27, as in the stream that was recorded (`composite`).
 """
 
 from __future__ import annotations
@@ -24,24 +25,32 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from benchmarks.workload import Workload, events
+from benchmarks.workload import FAILED_SHARE, Workload, events
 from models.records.columns import EVENT_SCHEMA
 from models.records.flat import from_lines
 from models.records.payload import to_json
 
 _GROUP: Final = 50_000
-_FILES: Final = (("parquet", 1000.0, 1), ("jsonl", 1000.0, 1), ("parquet", 10.0, 1), ("parquet", 10.0, 10))
-"""Kind, events per second of stream time, and which part of the events."""
+_USUAL: Final = 0.037
+_FILES: Final = (
+    ("parquet", 1000.0, 1, FAILED_SHARE),
+    ("jsonl", 1000.0, 1, FAILED_SHARE),
+    ("parquet", 10.0, 1, FAILED_SHARE),
+    ("parquet", 10.0, 10, FAILED_SHARE),
+    ("parquet", 10.0, 1, _USUAL),
+)
+"""Kind, events per second of stream time, which part of the events, and the share of the jobs that end failing."""
 _FOLDER: Final = Path(tempfile.gettempdir()) / "pipeline-guard-workloads"
 
 
 def written(workload: Workload, kind: str) -> Path:
     """The file of the events of `workload`, made where it is not there yet."""
-    path = _FOLDER / f"backtest-{workload.seed}-{workload.events}-{workload.rate:g}.{kind}"
+    name = f"backtest-{workload.seed}-{workload.events}-{workload.rate:g}-{workload.failed_share:g}"
+    path = _FOLDER / f"{name}.{kind}"
     if path.exists():
         return path
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
+    half = path.with_name(f"{name}.half")
     if kind == "jsonl":
         with half.open("wb") as file:
             file.writelines(line + b"\n" for lines in _lines(workload) for line in lines)
@@ -70,7 +79,9 @@ def measured(path: Path, workload: Workload) -> dict[str, Any]:
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return {
         "case": "backtest",
-        "subject": f"{path.suffix.removeprefix('.')} of {workload.rate:g} events/s",
+        "subject": f"{path.suffix.removeprefix('.')} of {workload.rate:g} events/s"
+        + (", usual failures" if workload.failed_share == _USUAL else ""),
+        "failed_share": workload.failed_share,
         "total_events": workload.events,
         "seconds": round(seconds, 2),
         "events_per_second": round(workload.events / seconds),
@@ -91,8 +102,8 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    for kind, rate, part in _FILES:
-        workload = Workload(args.events // part, seed=args.seed, rate=rate)
+    for kind, rate, part, failed_share in _FILES:
+        workload = Workload(args.events // part, seed=args.seed, rate=rate, failed_share=failed_share)
         print(json.dumps(measured(written(workload, kind), workload)), flush=True)
 
 
