@@ -274,6 +274,20 @@ def test_a_rulebook_against_itself_changes_nothing(guard: Guard, lines: Path, tm
     assert "decisions that differ: 0 of" in said.out
 
 
+@pytest.mark.parametrize("few_bytes", [0, 1 << 30])
+def test_a_signature_that_cannot_be_compiled_is_named(
+    guard: Guard, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_bytes: int
+) -> None:
+    monkeypatch.setattr(backtest, "_FEW_BYTES", few_bytes)
+    body = json.loads(json.dumps(compose().body))
+    name = min(body["signatures"])
+    body["signatures"][name] |= {"text": [r"\bx\bx"], "matches": []}  # RE2 takes it
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    said = guard("backtest", lines, "--to", tmp_path / "out", "--rulebook", tmp_path / "body.json")
+    assert said.status == 2
+    assert f"signature {name}: pattern" in said.err
+
+
 def test_findings_are_held_against_what_is_known_to_have_happened(
     guard: Guard, lines: Path, tmp_path: Path, detector: Callable[[str], Path]
 ) -> None:
