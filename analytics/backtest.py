@@ -32,8 +32,6 @@ from models.records.tables import KEYS, RECORDS, table
 Resolve: TypeAlias = Callable[[str], Rulebook]
 Past: TypeAlias = pa.Table | pl.DataFrame | Mapping[int, Iterable[Batch]]
 NOTHING: Final = ShardStats(0, 0, 0)
-_SETTLED_ROWS: Final = 50_000
-"""No snapshot is taken: journals need only not grow without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +71,7 @@ def judged(
     shard: int, entries: Iterable[Batch], rulebook: Rulebook, resolve: Resolve | None = None
 ) -> Iterator[ShardOutput]:
     """What one shard says to its batches, one after the other. Entries that cannot be read never stop it."""
-    judge = Shard(
-        shard, rulebook, resolve or (lambda _digest: rulebook), most_bad=REJECT_WINDOW, settled_rows=_SETTLED_ROWS
-    )
+    judge = Shard(shard, rulebook, resolve or (lambda _digest: rulebook), most_bad=REJECT_WINDOW)
     return map(judge.process, entries)
 
 

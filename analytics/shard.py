@@ -50,7 +50,8 @@ TURN_MS: Final = 300_000
 RETIRED_TURN_MS: Final = 24 * 3_600_000
 MOST_JOBS: Final = 500_000
 _SPANS: Final = (TURN_MS, RETIRED_TURN_MS)
-SETTLED_ROWS: Final = 500
+_SETTLED_ROWS: Final = 500
+"""After so many what changed is written down, so that the end of an epoch finds little left to do."""
 _OF_PANES: Final = frozenset({"pane", PANE_DUE})
 REJECT_WINDOW: Final = 1000
 """Of so many entries in a row, `most_bad` at the most may be unreadable."""
@@ -100,13 +101,11 @@ class Shard:
         *,
         most_bad: int = 500,
         from_ms: int = 0,
-        settled_rows: int = SETTLED_ROWS,
     ) -> None:
         """Begin with nothing remembered.
 
         `resolve` gives the rulebook of a digest, or raises ConfigError. With `from_ms`, minutes that began before it
-        are not aggregated: a part of them was counted by a state that is lost. After `settled_rows` what changed is
-        written down, so that a snapshot finds little left to do; who takes none needs it seldom.
+        are not aggregated: a part of them was counted by a state that is lost.
         """
         self.position = 0
         self._resolve: Final = resolve
@@ -138,7 +137,6 @@ class Shard:
         }
         self._open_minutes: set[int] = set()
         self._turns = [0, 0]
-        self._settled_rows: Final = settled_rows
         self._unsettled = 0
         self._when_due: Final[dict[str, Callable[[Any, int, int], None]]] = {
             "run": self._runs.look,
@@ -213,7 +211,7 @@ class Shard:
         self._failure_panes.close(self.stream_ms, self.rulebook)
         self.position = max(self.position, batch.last)
         self._unsettled += rows.count
-        if self._unsettled >= self._settled_rows:
+        if self._unsettled >= _SETTLED_ROWS:
             self._unsettled = 0
             for part in self._settled.values():
                 part.settle()

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -372,20 +372,16 @@ def put_together(parts: Iterable[Judged], side: int, folder: Path, between: Path
     incidents = _incidents(ordered)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.parquet" for name in RECORDS}
-
-    def put(name: str) -> None:
-        whole = between / paths[name].name
+    for name, path in paths.items():
+        whole = between / path.name
         with pq.ParquetWriter(whole, SCHEMAS[name], compression="zstd") as writer:
             for part in ordered:
                 if name in part.files:
                     _append(name, part.files[name], writer)
             if name == "incidents" and incidents:
                 writer.write_table(table(name, incidents))
-        whole.replace(paths[name])
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Arrow does the work, and holds no lock meanwhile
-        list(pool.map(put, paths))
-    pa.default_memory_pool().release_unused()
+        whole.replace(path)
+        pa.default_memory_pool().release_unused()
     return paths
 
 

@@ -147,7 +147,7 @@ class Chosen(NamedTuple):
     def names(self) -> str:
         """By which rules are asked about it."""
         if self.action is None:
-            return RERUN_JOB if self.asked.alone else RERUN_FAILED
+            return _rerun(alone=self.asked.alone)
         return names_of(self.action.name, self.calls)
 
 
@@ -307,5 +307,8 @@ def _lot(case: CaseView) -> int:
 
 def action_for(case: CaseView, jobs: _Jobs) -> str:
     """The call that runs again what failed, whatever else is done: `jobs` alone where the platform can."""
-    alone = case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs)
+    return _rerun(alone=case.rerun_after == "job" and bool(jobs) and all(job.job_id is not None for job in jobs))
+
+
+def _rerun(*, alone: bool) -> str:
     return RERUN_JOB if alone else RERUN_FAILED
